@@ -1,0 +1,50 @@
+"""What the stages hand to one another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Source(StrEnum):
+    """What put an item at its place in an answer."""
+
+    LLAMAREC = "llamarec"
+    RECLLM = "recllm"
+    COLLM = "collm"
+    TALLREC = "tallrec"
+    LLARA = "llara"
+    RETRIEVAL = "retrieval"
+    POPULARITY = "popularity"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An item as a dense catalogue index, with the score of the stage that produced it (higher is better)."""
+
+    item: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """One user's candidates re-scored, best first, and how sure the model was.
+
+    label_mass: probability that the model puts on the labels out of its whole vocabulary, 0..1.
+    entropy: of the distribution over the labels, in nats; ln(number of candidates) is no opinion at all.
+    """
+
+    candidates: tuple[Candidate, ...]
+    label_mass: float = 1.0
+    entropy: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """One line of an answer, with ids as the caller knows them. `rank` counts from 1."""
+
+    item_id: str
+    rank: int
+    score: float
+    retrieval_score: float
+    source: Source

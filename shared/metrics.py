@@ -1,0 +1,115 @@
+"""Ranking and classification metrics, per user where they can be, so that systems compare in pairs.
+
+A rank counts from 1; MISSED says that the truth is not in the list. One truth per user, so that
+Recall@k = HitRate@k and NDCG@k = 1 / log2(1 + rank) within the first k.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+MISSED = 0
+CUTOFFS = (1, 5, 10, 20)
+
+
+def rank_of(truth: int, ranked: Sequence[int]) -> int:
+    """The place of `truth` in a list that is best first, from 1; MISSED where it is not there."""
+    return next((place for place, item in enumerate(ranked, start=1) if item == truth), MISSED)
+
+
+def recall(ranks_U: np.ndarray, k: int) -> np.ndarray:
+    """Per user, 0 or 1: the truth is among the first k."""
+    return _within(ranks_U, k).astype(np.float64)
+
+
+def ndcg(ranks_U: np.ndarray, k: int) -> np.ndarray:
+    """Per user, 0..1. One relevant item, so the ideal gain is 1."""
+    hit_U = _within(ranks_U, k)
+    return np.where(hit_U, 1 / np.log2(1 + np.where(hit_U, ranks_U, 1)), 0.0)
+
+
+def mrr(ranks_U: np.ndarray, k: int) -> np.ndarray:
+    """Per user, 0..1: the reciprocal rank within the first k."""
+    hit_U = _within(ranks_U, k)
+    return np.where(hit_U, 1 / np.where(hit_U, ranks_U, 1), 0.0)
+
+
+def table(ranks_U: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, float]:
+    """Means over users: {"recall@10": ...}. An empty set of users gives nan."""
+    measures = {"recall": recall, "ndcg": ndcg, "mrr": mrr}
+    return {
+        f"{name}@{k}": float(measure(ranks_U, k).mean()) if len(ranks_U) else float("nan")
+        for name, measure in measures.items()
+        for k in cutoffs
+    }
+
+
+def auc(labels_N: np.ndarray, scores_N: np.ndarray) -> float:
+    """Probability that a positive scores above a negative, ties counted half; nan where a class is missing."""
+    positives = int(labels_N.sum())
+    negatives = len(labels_N) - positives
+    if positives == 0 or negatives == 0:
+        return float("nan")
+    rank_sum = float(_average_ranks(scores_N)[labels_N.astype(bool)].sum())
+    return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)
+
+
+def uauc(users_N: np.ndarray, labels_N: np.ndarray, scores_N: np.ndarray) -> float:
+    """AUC per user, averaged over the users who have both classes (CoLLM, section 5.1)."""
+    per_user = [auc(labels_N[users_N == user], scores_N[users_N == user]) for user in np.unique(users_N)]
+    valid = [value for value in per_user if not np.isnan(value)]
+    return float(np.mean(valid)) if valid else float("nan")
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """a - b per user: the mean, its 95 % bootstrap interval, a two-sided randomisation p-value."""
+
+    mean: float
+    low: float
+    high: float
+    p_value: float
+
+
+def paired(a_U: np.ndarray, b_U: np.ndarray, seed: int, resamples: int = 10_000) -> Difference:
+    """Compares two systems on the same users: percentile bootstrap over users, and sign flips for the p-value.
+
+    Resamples go in slices, so that memory stays at a few MB for any number of users. Users on whom both
+    systems agree are counted, not drawn one by one: they add exactly 0.
+    """
+    if a_U.shape != b_U.shape:
+        raise ValueError(f"paired samples need equal shapes, got {a_U.shape} and {b_U.shape}")
+    users = len(a_U)
+    difference_U = a_U - b_U
+    differ_D = difference_U[difference_U != 0]
+    if users == 0 or len(differ_D) == 0:
+        return Difference(0.0, 0.0, 0.0, 1.0)
+    rng = np.random.default_rng(seed)
+    observed = float(difference_U.mean())
+    means_R = np.empty(resamples)
+    flipped_R = np.empty(resamples)
+    step = max(1, 2_000_000 // len(differ_D))
+    for start in range(0, resamples, step):
+        stop = min(start + step, resamples)
+        drawn_R = rng.binomial(users, len(differ_D) / users, size=stop - start)
+        for r, drawn in enumerate(drawn_R, start=start):
+            means_R[r] = differ_D[rng.integers(0, len(differ_D), drawn)].sum() / users
+        signs_RD = rng.integers(0, 2, size=(stop - start, len(differ_D)), dtype=np.int8) * 2 - 1
+        flipped_R[start:stop] = signs_RD @ differ_D / users
+    low, high = np.quantile(means_R, [0.025, 0.975])
+    extreme = int((np.abs(flipped_R) >= abs(observed) - 1e-12).sum())
+    return Difference(observed, float(low), float(high), (extreme + 1) / (resamples + 1))
+
+
+def _within(ranks_U: np.ndarray, k: int) -> np.ndarray:
+    return (ranks_U != MISSED) & (ranks_U <= k)
+
+
+def _average_ranks(scores_N: np.ndarray) -> np.ndarray:
+    """Ranks from 1 in ascending order; tied scores share the mean of their places."""
+    _, inverse_N, counts = np.unique(scores_N, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    return (last - (counts - 1) / 2)[inverse_N]

@@ -1,0 +1,34 @@
+"""The two stages, as everything else sees them. Batch first: one request is a batch of one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+from shared.candidate import Candidate, Ranking
+from shared.history import History
+
+
+@runtime_checkable
+class Retriever(Protocol):
+    def retrieve(
+        self, histories: Sequence[History], k: int, exclude: Sequence[Sequence[int]] | None = None
+    ) -> list[list[Candidate]]:
+        """The k best items per history, best first; fewer only where the catalogue has no more.
+
+        `exclude` holds one list of catalogue indices per history that must not come back.
+        A history's own items are excluded by the caller through `exclude`, never silently.
+        """
+        ...
+
+
+@runtime_checkable
+class Ranker(Protocol):
+    max_candidates: int
+
+    def rank(self, histories: Sequence[History], candidates: Sequence[Sequence[Candidate]]) -> list[Ranking]:
+        """The same candidates re-scored, best first; ties keep the order they came in.
+
+        Raises BadInput for more than `max_candidates` candidates in one list.
+        """
+        ...
