@@ -69,7 +69,7 @@ class Catalog:
         return ("", *(item.title for item in self.items))
 
     def fingerprint(self) -> str:
-        """sha256 over ids, titles and categories in index order: two catalogues that differ anywhere differ here."""
+        """sha256 over ids, titles and categories in index order: catalogues that differ anywhere differ here."""
         return self._fingerprint
 
     def require(self, fingerprint: str, owner: str) -> None:

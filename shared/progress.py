@@ -44,7 +44,9 @@ def _bar(what: str, total: int, unit: str, start: int) -> Iterator[Advance]:
         def advance(done: int = 1, note: str = "") -> None:
             speed = bar.tasks[0].speed
             rate = f"{speed:.1f}/s" if speed else ""
-            bar.update(task, advance=done, rate=rate, **({"note": note} if note else {}))
+            bar.update(task, advance=done, rate=rate)
+            if note:
+                bar.update(task, note=note)
 
         yield advance
 
