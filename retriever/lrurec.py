@@ -1,0 +1,151 @@
+"""LRURec: a stack of linear recurrent units over a user's items (Yue et al., WSDM'24, arXiv 2310.02367).
+
+Shapes:  B users  L positions, left padded, oldest first  N blocks  D model width  H complex state width
+         V catalogue size + 1 (index 0 is PAD)
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from shared.catalog import PAD
+
+
+@dataclass(frozen=True, kw_only=True)
+class LRURecConfig:
+    items: int
+    """Catalogue size, without PAD."""
+    width: int = 64
+    state: int = 128
+    """Complex numbers per block in a user's state."""
+    blocks: int = 2
+    dropout: float = 0.2
+    """On the embedding and after the feed-forward's inner layer."""
+    attention_dropout: float = 0.2
+    """On the output of each recurrence and each feed-forward (the paper's second dropout)."""
+    min_radius: float = 0.8
+    max_radius: float = 0.99
+    """|lambda| starts uniformly on this ring."""
+
+
+def scan(u_BLH: Tensor, lambda_H: Tensor) -> Tensor:
+    """h_t = lambda h_(t-1) + u_t for all t at once, by recursive doubling in ceil(log2 L) steps (section 3.2).
+
+    After step s, h_t holds the sum of lambda^j u_(t-j) over j < 2^s. lambda does not depend on t, so a
+    left-padded position whose u is 0 leaves the state at 0: padding of any length changes nothing.
+    """
+    h_BLH, power_H, shift = u_BLH, lambda_H, 1
+    while shift < u_BLH.shape[1]:
+        h_BLH = torch.cat([h_BLH[:, :shift], h_BLH[:, shift:] + power_H * h_BLH[:, :-shift]], dim=1)
+        power_H, shift = power_H * power_H, 2 * shift
+    return h_BLH
+
+
+class LRU(nn.Module):
+    """y = LayerNorm(Dropout(Re(C h)) + x) with h_t = lambda h_(t-1) + gamma (B x_t + b)  (equations 3 and 4)."""
+
+    def __init__(self, config: LRURecConfig) -> None:
+        super().__init__()
+        radius2_H = torch.empty(config.state).uniform_(config.min_radius**2, config.max_radius**2)
+        phase_H = torch.empty(config.state).uniform_(1e-4, 2 * math.pi)
+        self.nu_log_H = nn.Parameter(torch.log(-0.5 * torch.log(radius2_H)))
+        self.theta_log_H = nn.Parameter(torch.log(phase_H))
+        self.gamma_log_H = nn.Parameter(0.5 * torch.log(1 - radius2_H))
+        # A complex matrix as a real one of twice the rows (or columns): the same numbers, faster products.
+        self.into = nn.Linear(config.width, 2 * config.state)
+        self.out = nn.Linear(2 * config.state, config.width)
+        self.dropout = nn.Dropout(config.attention_dropout)
+        self.norm = nn.LayerNorm(config.width)
+
+    @property
+    def lambda_H(self) -> Tensor:
+        """Complex, |lambda| < 1 whatever the parameters are: the recurrence cannot blow up."""
+        return torch.polar(torch.exp(-torch.exp(self.nu_log_H)), torch.exp(self.theta_log_H))
+
+    def drive(self, x_BLD: Tensor) -> Tensor:
+        """u_t = gamma (B x_t + b), complex."""
+        u_BLH2 = self.into(x_BLD).unflatten(-1, (-1, 2)) * torch.exp(self.gamma_log_H)[:, None]
+        return torch.view_as_complex(u_BLH2)
+
+    def read(self, h_BLH: Tensor, x_BLD: Tensor) -> Tensor:
+        y_BLD = self.out(torch.view_as_real(h_BLH).flatten(-2))
+        return self.norm(self.dropout(y_BLD) + x_BLD)
+
+    def forward(self, x_BLD: Tensor, real_BL: Tensor) -> Tensor:
+        u_BLH = self.drive(x_BLD) * real_BL[..., None]
+        return self.read(scan(u_BLH, self.lambda_H), x_BLD)
+
+    def step(self, h_BH: Tensor, x_BD: Tensor) -> tuple[Tensor, Tensor]:
+        h_BH = self.lambda_H * h_BH + self.drive(x_BD)
+        return h_BH, self.read(h_BH, x_BD)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, config: LRURecConfig) -> None:
+        super().__init__()
+        self.up = nn.Linear(config.width, 4 * config.width)
+        self.down = nn.Linear(4 * config.width, config.width)
+        self.inner_dropout = nn.Dropout(config.dropout)
+        self.dropout = nn.Dropout(config.attention_dropout)
+        self.norm = nn.LayerNorm(config.width)
+
+    def forward(self, x_D: Tensor) -> Tensor:
+        hidden = self.inner_dropout(F.gelu(self.up(x_D)))
+        return self.norm(self.dropout(self.down(hidden)) + x_D)
+
+
+class LRURec(nn.Module):
+    """Scores of all items: encode(...) @ item_VD.T + bias_V, with the item table tied to the input embedding."""
+
+    def __init__(self, config: LRURecConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.items + 1, config.width, padding_idx=PAD)
+        self.dropout = nn.Dropout(config.dropout)
+        self.norm = nn.LayerNorm(config.width)
+        self.recurrences = nn.ModuleList(LRU(config) for _ in range(config.blocks))
+        self.feed_forwards = nn.ModuleList(FeedForward(config) for _ in range(config.blocks))
+        self.bias_V = nn.Parameter(torch.zeros(config.items + 1))
+        self._init()
+
+    def _init(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.trunc_normal_(module.weight, std=0.02, a=-0.04, b=0.04)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+        with torch.no_grad():
+            self.embedding.weight[PAD].zero_()
+
+    def encode(self, items_BL: Tensor) -> Tensor:
+        """Hidden states B x L x D after each position of left-padded item indices (int64)."""
+        real_BL = items_BL != PAD
+        x_BLD = self.norm(self.dropout(self.embedding(items_BL)))
+        for recurrence, feed_forward in zip(self.recurrences, self.feed_forwards, strict=True):
+            x_BLD = feed_forward(recurrence(x_BLD, real_BL))
+        return x_BLD
+
+    def scores(self, hidden_D: Tensor) -> Tensor:
+        """Logits over V for any leading shape. PAD's column is meaningless; callers leave it out."""
+        return F.linear(hidden_D, self.embedding.weight, self.bias_V)
+
+    def initial_state(self, batch: int) -> Tensor:
+        """B x N x H complex zeros: a user who has done nothing."""
+        device = self.bias_V.device
+        return torch.zeros(batch, self.config.blocks, self.config.state, dtype=torch.complex64, device=device)
+
+    def step(self, state_BNH: Tensor, items_B: Tensor) -> tuple[Tensor, Tensor]:
+        """One more item per user, in O(D H): the new state, and the hidden state B x D that encode would give."""
+        x_BD = self.norm(self.dropout(self.embedding(items_B)))
+        states = []
+        layers = zip(self.recurrences, self.feed_forwards, state_BNH.unbind(1), strict=True)
+        for recurrence, feed_forward, h_BH in layers:
+            h_BH, x_BD = recurrence.step(h_BH, x_BD)
+            x_BD = feed_forward(x_BD)
+            states.append(h_BH)
+        return torch.stack(states, dim=1), x_BD

@@ -1,0 +1,44 @@
+"""The most-clicked items: the answer for a user about whom nothing is known, and the baseline to beat."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from shared.candidate import Candidate
+from shared.history import History
+
+
+class Popularity:
+    """counts_V[i] is how often training saw dense index i; the score is its share of all events.
+
+    Equal counts keep catalogue order.
+    """
+
+    def __init__(self, counts_V: np.ndarray) -> None:
+        share_V = counts_V / max(1, counts_V.sum())
+        order = np.argsort(-counts_V[1:], kind="stable") + 1
+        self._best = [Candidate(int(i), float(share_V[i])) for i in order]
+
+    def retrieve(
+        self, histories: Sequence[History], k: int, exclude: Sequence[Sequence[int]] | None = None
+    ) -> list[list[Candidate]]:
+        return [self._top(k, frozenset(e)) for e in exclude or [()] * len(histories)]
+
+    def _top(self, k: int, excluded: frozenset[int]) -> list[Candidate]:
+        top: list[Candidate] = []
+        for candidate in self._best:
+            if len(top) == k:
+                break
+            if candidate.item not in excluded:
+                top.append(candidate)
+        return top
+
+
+def count(sequences: Iterable[np.ndarray], items: int) -> np.ndarray:
+    """Events per dense index, int64, length items + 1."""
+    counts_V = np.zeros(items + 1, dtype=np.int64)
+    for sequence in sequences:
+        np.add.at(counts_V, sequence, 1)
+    return counts_V

@@ -1,0 +1,89 @@
+"""The trained retriever as it serves: encode the last window of each history, search the index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from retriever.batches import pad_left
+from retriever.index import ItemIndex
+from retriever.lrurec import LRURec, LRURecConfig
+from retriever.popularity import Popularity
+from shared.artifact import Manifest, open_artifact
+from shared.candidate import Candidate
+from shared.catalog import Catalog
+from shared.errors import BadArtifact
+from shared.history import History
+from shared.protocols import Retriever
+
+WEIGHTS, POPULARITY = "lrurec.safetensors", "popularity.safetensors"
+ENCODE_BATCH = 256
+
+
+class LRURecRetriever:
+    """An empty history encodes to the model's resting state: ask Popularity for such users instead."""
+
+    def __init__(self, model: LRURec, index: ItemIndex, window: int) -> None:
+        self.model = model.eval()
+        self.index = index
+        self.window = window
+
+    def retrieve(
+        self, histories: Sequence[History], k: int, exclude: Sequence[Sequence[int]] | None = None
+    ) -> list[list[Candidate]]:
+        return self.index.search(self.encode([h.items for h in histories]), k, exclude)
+
+    @torch.inference_mode()
+    def encode(self, sequences: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:
+        """The user vector B x D after the last item, float32."""
+        hidden = [np.zeros((0, self.model.config.width), dtype=np.float32)]
+        for start in range(0, len(sequences), ENCODE_BATCH):
+            items_BL = pad_left(sequences[start : start + ENCODE_BATCH], self.window)
+            hidden.append(self.model.encode(items_BL)[:, -1].numpy())
+        return np.concatenate(hidden)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedRetriever:
+    manifest: Manifest
+    retriever: LRURecRetriever
+    popularity: Retriever
+
+
+def build_index(model: LRURec) -> ItemIndex:
+    items_VD = model.embedding.weight.detach().numpy()
+    return ItemIndex.build(items_VD[1:], model.bias_V.detach().numpy()[1:])
+
+
+def load(folder: Path, catalog: Catalog) -> LoadedRetriever:
+    """Raises BadArtifact or one of its kinds; whatever loads is whole and made for this catalogue."""
+    manifest = open_artifact(folder, "retriever", methods=("lrurec",))
+    catalog.require(manifest.catalog_fingerprint, f"the retriever in {folder}")
+    config = LRURecConfig(**manifest.config["model"])
+    model = LRURec(config)
+    try:
+        model.load_state_dict(load_file(folder / WEIGHTS))
+    except RuntimeError as error:
+        raise BadArtifact(f"{folder / WEIGHTS} does not fit the manifest's config: {error}") from None
+    index = ItemIndex.load(folder, config.items)
+    _self_test(model, index, folder)
+    counts = load_file(folder / POPULARITY)["counts"].numpy()
+    retriever = LRURecRetriever(model, index, manifest.config["train"]["window"])
+    return LoadedRetriever(manifest, retriever, Popularity(counts))
+
+
+def _self_test(model: LRURec, index: ItemIndex, folder: Path) -> None:
+    """The index and the weights agree on one query: an index of other weights would answer nonsense in silence."""
+    query_D = torch.ones(1, model.config.width)
+    best = index.search(query_D.numpy(), 1)[0][0]
+    expected = float(model.scores(query_D)[0, 1:].max().detach())
+    if abs(best.score - expected) > 1e-3 * max(1.0, abs(expected)):
+        raise BadArtifact(
+            f"{folder}: the index's best score is {best.score:.4f}, the model's {expected:.4f}: "
+            "they are not of one training. Train it anew."
+        )

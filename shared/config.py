@@ -1,0 +1,35 @@
+"""`--set key=value` over a frozen config: the only way that a run departs from its recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+from shared.errors import BadInput
+
+Config = TypeVar("Config")
+
+
+def override(config: Config, overrides: Mapping[str, str]) -> Config:
+    """Values take the type of the field they replace. Raises BadInput for an unknown field or a bad value."""
+    known = {field.name for field in fields(config)}  # type: ignore[arg-type]
+    changes: dict[str, Any] = {}
+    for key, text in overrides.items():
+        if key not in known:
+            raise BadInput(f"--set {key}={text}: no such field; there are {', '.join(sorted(known))}")
+        changes[key] = _parse(key, text, getattr(config, key))
+    return replace(config, **changes)  # type: ignore[type-var]
+
+
+def _parse(key: str, text: str, old: Any) -> object:
+    if isinstance(old, bool):
+        if text.lower() not in ("true", "false"):
+            raise BadInput(f"--set {key}={text}: say true or false")
+        return text.lower() == "true"
+    if isinstance(old, tuple):
+        return tuple(part for part in text.split(",") if part)
+    try:
+        return type(old)(text)
+    except (TypeError, ValueError):
+        raise BadInput(f"--set {key}={text}: {text!r} is no {type(old).__name__}") from None
