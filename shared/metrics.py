@@ -105,7 +105,7 @@ def paired(a_U: np.ndarray, b_U: np.ndarray, seed: int, resamples: int = 10_000)
 
 
 def _within(ranks_U: np.ndarray, k: int) -> np.ndarray:
-    return (ranks_U != MISSED) & (ranks_U <= k)
+    return np.asarray((ranks_U != MISSED) & (ranks_U <= k))
 
 
 def _average_ranks(scores_N: np.ndarray) -> np.ndarray:

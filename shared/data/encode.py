@@ -1,0 +1,123 @@
+"""Events with text ids to integer codes, streamed: no Python object per row, no text kept per row.
+
+Three readings of the file: which rows are bad, which ids there are, then the codes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from shared.data.rows import ROW, OnError
+from shared.data.source import Source
+from shared.errors import BadInput, BadRow
+
+_FIRST = "_first"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The events of titled items, in file order: codes into `user_ids` and the rows of `items`, both from 0.
+
+    users, items and rows `before` are counted over every good row, of untitled items too.
+    """
+
+    user_ids: pl.Series
+    user_N: np.ndarray
+    item_N: np.ndarray
+    time_N: np.ndarray
+    users_before: int
+    items_before: int
+    rows_before: int
+    skipped: int
+
+
+def encode(source: Source, on_error: OnError) -> Encoded:
+    """Users are numbered by first appearance in the file, items by their row in `source.items`.
+
+    Raises BadRow for the first row without user, item or finite time, unless `on_error` is skip.
+    """
+    try:
+        return _encode(source, on_error)
+    except pl.exceptions.PolarsError as error:
+        raise BadInput(f"{source.events.file} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def _encode(source: Source, on_error: OnError) -> Encoded:
+    events, time_type, bad = _checked(source, on_error)
+    users, items, rows = pl.collect_all(
+        [_by_first_row(events, "user"), _by_first_row(events, "item"), events.select(pl.len())],
+        engine="streaming",
+    )
+    users = users.select("user", user_code=pl.int_range(pl.len(), dtype=pl.Int32))
+    codes = source.items.select(item="item_id", item_code=pl.int_range(pl.len(), dtype=pl.Int32))
+    coded = (
+        events.join(codes.lazy(), on="item", how="inner")
+        .join(users.lazy(), on="user", how="inner")
+        .select(ROW, "user_code", "item_code", pl.col("time").cast(time_type))
+        .collect(engine="streaming")
+        .sort(ROW)
+    )
+    return Encoded(
+        users["user"],
+        coded["user_code"].to_numpy(),
+        coded["item_code"].to_numpy(),
+        coded["time"].to_numpy(),
+        len(users),
+        len(items),
+        rows.item(),
+        bad + source.events.skipped,
+    )
+
+
+def _by_first_row(events: pl.LazyFrame, name: str) -> pl.LazyFrame:
+    return events.group_by(name).agg(pl.col(ROW).min().alias(_FIRST)).sort(_FIRST)
+
+
+def _checked(source: Source, on_error: OnError) -> tuple[pl.LazyFrame, type[pl.Int64 | pl.Float64], int]:
+    """Good rows as (_row, user, item, time), the type that holds every time exactly, the number of bad rows."""
+    events = source.events.frame.select(
+        ROW,
+        pl.col(source.user).cast(pl.String).alias("user"),
+        pl.col(source.item).cast(pl.String).alias("item"),
+        _as_number(source.events.frame.collect_schema()[source.time], source.time).alias("time"),
+    )
+    user, item, time = pl.col("user"), pl.col("item"), pl.col("time")
+    number = time.cast(pl.Float64, strict=False)
+    is_bad = (
+        (user.is_null() | (user == "") | item.is_null() | (item == ""))
+        | number.is_null()
+        | ~number.is_finite().fill_null(False)
+    )
+    facts = (
+        events.select(
+            bad=is_bad.sum(),
+            first=pl.col(ROW).filter(is_bad).min(),
+            whole=(is_bad | time.cast(pl.Int64, strict=False).is_not_null()).all(),
+        )
+        .collect(engine="streaming")
+        .row(0, named=True)
+    )
+    if facts["bad"] and on_error == "fail":
+        row = events.filter(pl.col(ROW) == facts["first"]).collect(engine="streaming").row(0, named=True)
+        raise _fault(source, row)
+    return events.filter(~is_bad), pl.Int64 if facts["whole"] else pl.Float64, facts["bad"]
+
+
+def _as_number(kind: pl.DataType, name: str) -> pl.Expr:
+    """A Parquet file may hold dates; their count of units orders them as well."""
+    column = pl.col(name)
+    if kind.is_temporal():
+        return column.to_physical()
+    return column.str.strip_chars() if kind == pl.String else column
+
+
+def _fault(source: Source, row: dict[str, object]) -> BadRow:
+    events = source.events
+    line = events.line_of(int(str(row[ROW])))
+    for key, column in (("user", source.user), ("item", source.item)):
+        if not row[key]:
+            return BadRow(str(events.file), line, column, row[key], "is no id")
+    return BadRow(str(events.file), line, source.time, row["time"], "is no finite number")

@@ -1,0 +1,44 @@
+"""Files of JSON objects, one a line, as Rows."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from shared.data.rows import LINE, ROW, Rows, lines, unpack
+from shared.errors import BadInput
+
+_FIRST = 100
+
+
+def json_rows(path: Path, work: Path, columns: Sequence[str] | None = None) -> Rows:
+    """Columns are the keys of the first 100 objects unless named. Numbers and lists become their JSON text.
+
+    A key that a line lacks, and every key of a line that is no JSON object, is null.
+    """
+    plain = unpack(path, work)
+    names = tuple(columns or _keys(path, plain))
+    for name in names:
+        if "'" in name or "\\" in name:
+            raise BadInput(f"{path}: the key {name!r} holds a quote or a backslash. Rename it.")
+    text = lines(plain).filter(pl.col(LINE).str.strip_chars() != "")
+    values = [pl.col(LINE).str.json_path_match(f"$['{name}']").alias(name) for name in names]
+    return Rows(path, names, text.select(ROW, *values), lambda row: row + 1)
+
+
+def _keys(path: Path, plain: Path) -> list[str]:
+    keys: dict[str, None] = {}
+    with plain.open(encoding="utf-8-sig", errors="replace") as file:
+        for _, text in zip(range(_FIRST), file, strict=False):
+            try:
+                value = json.loads(text)
+            except json.JSONDecodeError:
+                continue
+            if isinstance(value, dict):
+                keys.update(dict.fromkeys(value))
+    if not keys:
+        raise BadInput(f"{path} holds no JSON object in its first {_FIRST} lines: it is no file of JSON lines.")
+    return list(keys)

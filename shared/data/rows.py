@@ -1,0 +1,80 @@
+"""The rows of a source file, read lazily as text, with the way back from a row to its line in the file.
+
+A good file is checked by whole columns; only a file with a fault is read again line by line, to say where.
+"""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import polars as pl
+
+from shared.errors import BadInput
+
+OnError = Literal["fail", "skip"]
+ROW, LINE = "_row", "_line"
+# No text file holds it, so that a line stays in one piece.
+_NEVER = "\x1f"
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """frame: `_row` (from 0, in file order) and the file's columns.  skipped: misshapen rows already left out."""
+
+    file: Path
+    columns: tuple[str, ...]
+    frame: pl.LazyFrame
+    line_of: Callable[[int], int]
+    skipped: int = 0
+
+    def require(self, *names: str) -> None:
+        """Raises BadInput unless the file has all these columns."""
+        for name in names:
+            if name not in self.columns:
+                raise BadInput(
+                    f"{self.file} has no column {name!r}; it has {', '.join(self.columns)}. "
+                    "Name the right one: `tandem data prepare --help` lists the options."
+                )
+
+
+def parquet_rows(path: Path) -> Rows:
+    """A Parquet file has no lines: the place of a row, from 1, stands for it."""
+    frame = pl.scan_parquet(path, row_index_name=ROW)
+    try:
+        names = tuple(name for name in frame.collect_schema().names() if name != ROW)
+    except pl.exceptions.PolarsError as error:
+        raise BadInput(f"{path} is no Parquet file: {str(error).splitlines()[0]}.") from error
+    return Rows(path, names, frame, lambda row: row + 1)
+
+
+def lines(plain: Path) -> pl.LazyFrame:
+    """`_row` and `_line`, the text of every line; null for an empty one. Row r is line r + 1."""
+    return pl.scan_csv(
+        plain,
+        has_header=False,
+        schema={LINE: pl.String},
+        separator=_NEVER,
+        quote_char=None,
+        truncate_ragged_lines=True,
+        row_index_name=ROW,
+    )
+
+
+def unpack(path: Path, work: Path) -> Path:
+    """`path` itself, or its content in `work`, a temporary folder, where it is gzipped."""
+    if not path.is_file():
+        raise BadInput(f"{path} is no file. Give a file, or a folder that holds the dataset's files.")
+    if path.suffix != ".gz":
+        return path
+    plain = work / path.stem
+    try:
+        with gzip.open(path) as source, plain.open("wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise BadInput(f"{path} is not a whole gzip file: {error}. Download it again.") from error
+    return plain
