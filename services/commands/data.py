@@ -65,7 +65,9 @@ def run(args: Prepare) -> None:
 
 
 def _open(args: Prepare, work: Path) -> Source:
+    from shared.data.amazon import amazon
     from shared.data.movielens import grouplens, ml_100k
+    from shared.data.table import Columns, table
     from shared.errors import BadInput
 
     if args.dataset == "ml-100k":
@@ -74,4 +76,7 @@ def _open(args: Prepare, work: Path) -> Source:
         raise BadInput(f"--dataset {args.dataset} needs --source: the file or folder that holds it.")
     if args.dataset == "ml-latest-small":
         return grouplens(args.source, work, args.on_error)
-    raise BadInput(f"--dataset {args.dataset} is not there yet")
+    if args.dataset == "amazon":
+        return amazon(args.source, args.items, work, args.on_error)
+    columns = Columns(user=args.user, item=args.item, time=args.time, title=args.title, category=args.category)
+    return table(args.source, args.items, columns, work, args.on_error)

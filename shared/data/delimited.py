@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import IO, Literal
 
 import polars as pl
 
-from shared.data.rows import LINE, ROW, OnError, Rows, lines, unpack
+from shared.data.rows import LINE, ROW, WHOLE, OnError, Rows, lines, unpack
 from shared.errors import BadInput, BadRow
 
 csv.field_size_limit(1 << 20)
@@ -49,7 +50,7 @@ def delimited_rows(
         quote_char=None if source == plain else '"',
         row_index_name=ROW,
     )
-    return Rows(path, names, frame, text.line_of, skipped)
+    return Rows(path, names, frame, text.locate, skipped)
 
 
 class _Text:
@@ -87,13 +88,13 @@ class _Text:
                     continue
                 if on_error == "fail":
                     value = fields if isinstance(fields, str) else self.separator.join(fields)[:80]
-                    raise BadRow(str(self.path), line, "(the whole row)", value, fault)
+                    raise BadRow(str(self.path), line, WHOLE, value, fault)
                 skipped += 1
         return skipped
 
-    def line_of(self, row: int) -> int:
-        """Of the good record number `row`, from 0."""
-        return next(line for r, (line, _) in enumerate(self._body()) if r == row)
+    def locate(self, row: int) -> tuple[int, str]:
+        """The line of record `row`, from 0. Every record has the right shape by then."""
+        return next(islice(self._body(), row, None))[0], ""
 
     def _body(self) -> Iterator[tuple[int, list[str] | str]]:
         records = self._records()

@@ -14,6 +14,8 @@ from shared.data.rows import ROW, OnError
 from shared.data.source import Source
 from shared.errors import BadInput, BadRow
 
+# What the HTTP API takes for an id (shared/wire.py): no request could name any other.
+MAX_ID = 128
 _FIRST = "_first"
 
 
@@ -86,24 +88,25 @@ def _checked(source: Source, on_error: OnError) -> tuple[pl.LazyFrame, type[pl.I
     )
     user, item, time = pl.col("user"), pl.col("item"), pl.col("time")
     number = time.cast(pl.Float64, strict=False)
-    is_bad = (
-        (user.is_null() | (user == "") | item.is_null() | (item == ""))
-        | number.is_null()
-        | ~number.is_finite().fill_null(False)
-    )
+    is_good = _is_id(user) & _is_id(item) & number.is_finite().fill_null(False)
     facts = (
         events.select(
-            bad=is_bad.sum(),
-            first=pl.col(ROW).filter(is_bad).min(),
-            whole=(is_bad | time.cast(pl.Int64, strict=False).is_not_null()).all(),
+            bad=(~is_good).sum(),
+            first=pl.col(ROW).filter(~is_good).min(),
+            whole=(~is_good | time.cast(pl.Int64, strict=False).is_not_null()).all(),
         )
         .collect(engine="streaming")
         .row(0, named=True)
     )
     if facts["bad"] and on_error == "fail":
-        row = events.filter(pl.col(ROW) == facts["first"]).collect(engine="streaming").row(0, named=True)
-        raise _fault(source, row)
-    return events.filter(~is_bad), pl.Int64 if facts["whole"] else pl.Float64, facts["bad"]
+        row = events.filter(pl.col(ROW) == facts["first"])
+        raise _fault(source, row.with_columns(user_good=_is_id(user), item_good=_is_id(item)))
+    return events.filter(is_good), pl.Int64 if facts["whole"] else pl.Float64, facts["bad"]
+
+
+def _is_id(column: pl.Expr) -> pl.Expr:
+    bounded = column.str.len_chars().is_between(1, MAX_ID)
+    return (bounded & ~column.str.contains(r"[\x00-\x1f\x7f]")).fill_null(False)
 
 
 def _as_number(kind: pl.DataType, name: str) -> pl.Expr:
@@ -114,10 +117,10 @@ def _as_number(kind: pl.DataType, name: str) -> pl.Expr:
     return column.str.strip_chars() if kind == pl.String else column
 
 
-def _fault(source: Source, row: dict[str, object]) -> BadRow:
-    events = source.events
-    line = events.line_of(int(str(row[ROW])))
+def _fault(source: Source, query: pl.LazyFrame) -> BadRow:
+    row = query.collect(engine="streaming").row(0, named=True)
     for key, column in (("user", source.user), ("item", source.item)):
-        if not row[key]:
-            return BadRow(str(events.file), line, column, row[key], "is no id")
-    return BadRow(str(events.file), line, source.time, row["time"], "is no finite number")
+        if not row[f"{key}_good"]:
+            fault = f"is no id of 1 to {MAX_ID} printable characters"
+            return source.events.bad_row(row[ROW], column, row[key], fault)
+    return source.events.bad_row(row[ROW], source.time, row["time"], "is no finite number")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 import polars as pl
@@ -26,13 +27,22 @@ def json_rows(path: Path, work: Path, columns: Sequence[str] | None = None) -> R
             raise BadInput(f"{path}: the key {name!r} holds a quote or a backslash. Rename it.")
     text = lines(plain).filter(pl.col(LINE).str.strip_chars() != "")
     values = [pl.col(LINE).str.json_path_match(f"$['{name}']").alias(name) for name in names]
-    return Rows(path, names, text.select(ROW, *values), lambda row: row + 1)
+    return Rows(path, names, text.select(ROW, *values), lambda row: (row + 1, _fault(plain, row)))
+
+
+def _fault(plain: Path, row: int) -> str:
+    with plain.open(encoding="utf-8-sig", errors="replace") as file:
+        text = next(islice(file, row, None))
+    try:
+        return "" if isinstance(json.loads(text), dict) else "is no JSON object"
+    except json.JSONDecodeError:
+        return "is no JSON"
 
 
 def _keys(path: Path, plain: Path) -> list[str]:
     keys: dict[str, None] = {}
     with plain.open(encoding="utf-8-sig", errors="replace") as file:
-        for _, text in zip(range(_FIRST), file, strict=False):
+        for text in islice(file, _FIRST):
             try:
                 value = json.loads(text)
             except json.JSONDecodeError:

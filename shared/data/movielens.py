@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 
 from shared.data.delimited import delimited_rows
-from shared.data.rows import OnError
+from shared.data.rows import OnError, check_ids
 from shared.data.source import Source, item_table
 from shared.data.wheel import fetch_members
 from shared.errors import BadInput
@@ -69,7 +69,7 @@ def grouplens(path: Path, work: Path, on_error: OnError) -> Source:
             (item_id, title or "", _genres((genres or "").split("|")))
             for item_id, title, genres in rows.collect().iter_rows()
         ),
-        notes={"skipped_item_rows": films.skipped},
+        notes={"skipped_item_rows": films.skipped + check_ids(films, "movieId", on_error)},
     )
 
 

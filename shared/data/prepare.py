@@ -60,10 +60,9 @@ def prepare(
     Raises BadInput, BadRow, or Unavailable where a source cannot be downloaded; `out` is then untouched.
     """
     with ExitStack() as stack:
-        advance = stack.enter_context(progress(f"prepare {method}", 5, "steps"))
         work = Path(stack.enter_context(TemporaryDirectory(prefix="tandem-data-")))
-        source = read(work)
-        advance(1, "source opened")
+        source = read(work)  # with its own progress where it takes long
+        advance = stack.enter_context(progress(f"prepare {method}", 4, "steps"))
         encoded = encode(source, on_error)
         before = Counts(encoded.users_before, encoded.items_before, encoded.rows_before)
         advance(1, f"{before.interactions:,} events read")

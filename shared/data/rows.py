@@ -14,22 +14,26 @@ from typing import Literal
 
 import polars as pl
 
-from shared.errors import BadInput
+from shared.errors import BadInput, BadRow
 
 OnError = Literal["fail", "skip"]
 ROW, LINE = "_row", "_line"
+WHOLE = "(the whole row)"
 # No text file holds it, so that a line stays in one piece.
 _NEVER = "\x1f"
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """frame: `_row` (from 0, in file order) and the file's columns.  skipped: misshapen rows already left out."""
+    """frame: `_row` (from 0, in file order) and the file's columns.  skipped: misshapen rows already left out.
+
+    locate: the line of a row, from 1, and what is wrong with the line as a whole, if anything. Slow.
+    """
 
     file: Path
     columns: tuple[str, ...]
     frame: pl.LazyFrame
-    line_of: Callable[[int], int]
+    locate: Callable[[int], tuple[int, str]]
     skipped: int = 0
 
     def require(self, *names: str) -> None:
@@ -41,6 +45,30 @@ class Rows:
                     "Name the right one: `tandem data prepare --help` lists the options."
                 )
 
+    def bad_row(self, row: int, column: str, value: object, fault: str) -> BadRow:
+        line, whole = self.locate(row)
+        if whole:
+            return BadRow(str(self.file), line, WHOLE, value, whole)
+        return BadRow(str(self.file), line, column, value, fault)
+
+
+def check_ids(rows: Rows, column: str, on_error: OnError) -> int:
+    """How many rows have no id there. Raises BadRow for the first unless `on_error` is skip."""
+    is_bad = pl.col(column).is_null() | (pl.col(column).cast(pl.String) == "")
+    query = rows.frame.select(bad=is_bad.sum(), first=pl.col(ROW).filter(is_bad).min())
+    bad, first = collect(query, rows.file).row(0)
+    if bad and on_error == "fail":
+        raise rows.bad_row(first, column, None, "is no id")
+    return int(bad)
+
+
+def collect(query: pl.LazyFrame, file: Path) -> pl.DataFrame:
+    """In streaming mode. Raises BadInput where `file` turns out to be unreadable."""
+    try:
+        return query.collect(engine="streaming")
+    except pl.exceptions.PolarsError as error:
+        raise BadInput(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
+
 
 def parquet_rows(path: Path) -> Rows:
     """A Parquet file has no lines: the place of a row, from 1, stands for it."""
@@ -49,7 +77,7 @@ def parquet_rows(path: Path) -> Rows:
         names = tuple(name for name in frame.collect_schema().names() if name != ROW)
     except pl.exceptions.PolarsError as error:
         raise BadInput(f"{path} is no Parquet file: {str(error).splitlines()[0]}.") from error
-    return Rows(path, names, frame, lambda row: row + 1)
+    return Rows(path, names, frame, lambda row: (row + 1, ""))
 
 
 def lines(plain: Path) -> pl.LazyFrame:
