@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 MAX_HISTORY = 1_000
 MAX_EXCLUDED = 1_000
+MAX_SEEN = 20_000
+"""What one user already has, at most; the most recent count."""
 MAX_LIMIT = 1_000
 MAX_TIMEOUT_MS = 60_000
 RERANKED = 20
@@ -19,6 +21,7 @@ RERANKED = 20
 Id = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 RankerName = Literal["llamarec", "recllm", "collm", "tallrec", "llara", "retrieval"]
 Cache = Literal["miss", "hit", "stale"]
+Score = Annotated[float, Field(allow_inf_nan=False)]
 Degradation = Literal[
     "ranker_timeout",
     "ranker_unavailable",
@@ -118,14 +121,18 @@ class RetrieveRequest(_Request):
     user_id: Id | None = None
     history: list[Id] = Field(default_factory=list, max_length=MAX_HISTORY)
     k: int = Field(default=RERANKED, ge=1, le=MAX_LIMIT + RERANKED)
-    exclude_item_ids: list[Id] = Field(default_factory=list, max_length=MAX_HISTORY + MAX_EXCLUDED)
+    exclude_item_ids: list[Id] = Field(
+        default_factory=list,
+        max_length=MAX_SEEN + MAX_EXCLUDED,
+        description="Beside the history, which is always excluded: also the items before it.",
+    )
     categories: list[Id] = Field(default_factory=list, max_length=50)
     metadata: bool = False
 
 
 class RetrievedItem(_Answer):
-    item_id: str
-    score: float
+    item_id: Id
+    score: Score
     metadata: ItemMetadata | None = None
 
 
@@ -153,7 +160,7 @@ class RankRequest(_Request):
 
 class RankedItem(_Answer):
     item_id: str
-    score: float
+    score: Score
 
 
 class RankAnswer(_Answer):
@@ -162,13 +169,29 @@ class RankAnswer(_Answer):
     items: list[RankedItem]
     model: str
     ranker: RankerName
-    label_mass: float
-    entropy: float
+    label_mass: Score
+    entropy: Score
     queue_ms: float
     rank_ms: float
 
 
-# Both inner services: GET /models
+# Gateway and retrieval: GET /items/{id}. Gateway: GET /users/{id}/history
+
+
+class ItemAnswer(_Answer):
+    item_id: str
+    title: str
+    categories: list[str] = Field(default_factory=list)
+
+
+class HistoryAnswer(_Answer):
+    """Oldest first."""
+
+    user_id: str
+    item_ids: list[str]
+
+
+# All three services: GET /models
 
 
 class ModelCard(_Answer):
@@ -180,4 +203,4 @@ class ModelCard(_Answer):
 
 class ModelList(_Answer):
     models: list[ModelCard]
-    default: str | None = None
+    default: RankerName | None = None

@@ -1,0 +1,92 @@
+"""`tandem`: finds the command, imports only its module, and turns errors into exit codes."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from shared.errors import TandemError
+
+
+class Command(NamedTuple):
+    module: str
+    arguments: str
+    """The dataclass in `module` that holds the command's arguments; `module.run` takes it."""
+    summary: str
+
+
+COMMANDS = {
+    "data prepare": Command("data", "Prepare", "a source of interactions -> a prepared data folder"),
+    "train retriever": Command("train", "Retriever", "LRURec and its FAISS index, from a data folder"),
+    "train ranker": Command("train", "Ranker", "a language model that orders the retriever's candidates"),
+    "evaluate": Command("evaluate", "Evaluate", "retrieval and ranking metrics on held-out items"),
+    "recommend": Command("recommend", "Recommend", "one user's recommendations, here and now"),
+    "serve all": Command("serve", "All", "everything in one process"),
+    "serve gateway": Command("serve", "Gateway", "POST /recommend, over the two services below"),
+    "serve retrieval": Command("serve", "Retrieval", "the first stage"),
+    "serve ranking": Command("serve", "Ranking", "the second stage"),
+    "demo": Command("demo", "Demo", "all of it on MovieLens, from nothing to an answer"),
+}
+PACKAGE = "services.commands"
+INTERRUPTED = 130
+USAGE = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    words = list(sys.argv[1:] if argv is None else argv)
+    name = _command(words)
+    if name is None:
+        return _help(words)
+    try:
+        _run(name, words[len(name.split()) :])
+    except TandemError as error:
+        print(f"tandem {name}: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+def _command(words: Sequence[str]) -> str | None:
+    return next((name for name in (" ".join(words[:2]), " ".join(words[:1])) if name in COMMANDS), None)
+
+
+def _run(name: str, words: Sequence[str]) -> None:
+    command = COMMANDS[name]
+    try:
+        module = importlib.import_module(f"{PACKAGE}.{command.module}")
+    except ModuleNotFoundError as error:
+        raise TandemError(_missing(str(error.name))) from error
+    import tyro
+
+    arguments = getattr(module, command.arguments)
+    module.run(tyro.cli(arguments, args=words, prog=f"tandem {name}"))
+
+
+def _missing(module: str) -> str:
+    if module.startswith(PACKAGE):
+        return "this build does not have the command yet."
+    return f"it needs the package {module!r}. Install it with: pip install 'tandem-rec[models]'"
+
+
+def _help(words: Sequence[str]) -> int:
+    """The commands, or those of one group. An unknown word is an error that names the nearest known one."""
+    asked = [word for word in words if word not in ("-h", "--help")]
+    group = [name for name in COMMANDS if name.split()[: len(asked)] == asked]
+    stream = sys.stdout if group else sys.stderr
+    if not group:
+        near = difflib.get_close_matches(" ".join(asked[:2]), COMMANDS, n=1, cutoff=0.4)
+        hint = f" Did you mean `tandem {near[0]}`?" if near else ""
+        print(f"tandem: there is no command `{' '.join(asked[:2])}`.{hint}\n", file=stream)
+    print("A two-stage recommender: a sequential model retrieves, a language model ranks.\n", file=stream)
+    for name in group or COMMANDS:
+        print(f"  tandem {name:<16} {COMMANDS[name].summary}", file=stream)
+    print("\nEach command has its own --help, with defaults and units.", file=stream)
+    return 0 if group and (len(words) > len(asked) or not words) else USAGE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

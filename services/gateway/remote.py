@@ -1,0 +1,104 @@
+"""The ports over HTTP. Whatever goes wrong on the way comes out as one of shared.errors."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+from urllib.parse import quote
+
+import httpx
+import structlog
+from pydantic import BaseModel, ValidationError
+
+from services.http.observe import HEADER as REQUEST_ID
+from services.http.problems import error_of
+from shared.deadline import Deadline
+from shared.errors import BadAnswer, DeadlineExceeded, Overloaded, TandemError, Unavailable
+from shared.wire import ItemAnswer, ModelList, RankAnswer, RankRequest, RetrieveAnswer, RetrieveRequest
+
+Answer = TypeVar("Answer", bound=BaseModel)
+KEEPALIVE_S = 4.0
+"""Shorter than the servers' own, so that no request goes into a connection that is just being closed."""
+
+
+def client(base_url: str, max_connections: int) -> httpx.AsyncClient:
+    limits = httpx.Limits(
+        max_connections=max_connections, max_keepalive_connections=max_connections, keepalive_expiry=KEEPALIVE_S
+    )
+    return httpx.AsyncClient(base_url=base_url, limits=limits, trust_env=False)
+
+
+class Remote:
+    """One inner service. `name` stands in the messages."""
+
+    def __init__(self, name: str, client: httpx.AsyncClient) -> None:
+        self._name = name
+        self._client = client
+
+    async def models(self, deadline: Deadline) -> ModelList:
+        return await self._call("GET", "/models", None, ModelList, deadline)
+
+    async def _call(
+        self, method: str, path: str, body: BaseModel | None, answer: type[Answer], deadline: Deadline
+    ) -> Answer:
+        if deadline.expired:
+            raise DeadlineExceeded(f"no time is left to ask the {self._name} service")
+        headers = deadline.header() | _request_id()
+        content = None
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+            content = body.model_dump_json(exclude_none=True)
+        try:
+            response = await self._client.request(
+                method, path, content=content, headers=headers, timeout=deadline.remaining_s()
+            )
+        except httpx.TimeoutException:
+            raise DeadlineExceeded(f"the {self._name} service did not answer in time") from None
+        except httpx.HTTPError as error:
+            raise Unavailable(f"the {self._name} service does not answer: {type(error).__name__}") from error
+        if response.status_code != 200:
+            raise self._error(response)
+        try:
+            return answer.model_validate_json(response.content)
+        except ValidationError as error:
+            raise BadAnswer(
+                f"the {self._name} service answered what it should not: {error.error_count()} faults"
+            ) from None
+
+    def _error(self, response: httpx.Response) -> TandemError:
+        try:
+            problem = response.json()
+            kind, detail = str(problem["type"]), str(problem["detail"])
+        except (ValueError, KeyError, TypeError, RecursionError):
+            kind, detail = "", f"the {self._name} service answered {response.status_code}"
+        error = error_of(kind, response.status_code, detail)
+        if isinstance(error, Overloaded):
+            seconds = response.headers.get("retry-after", "1")
+            error.retry_after_s = float(seconds) if seconds.isdecimal() else 1.0
+        return error
+
+
+class RemoteRetrieval(Remote):
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        super().__init__("retrieval", client)
+
+    async def retrieve(self, request: RetrieveRequest, deadline: Deadline) -> RetrieveAnswer:
+        return await self._call("POST", "/retrieve", request, RetrieveAnswer, deadline)
+
+    async def popular(self, k: int, deadline: Deadline) -> RetrieveAnswer:
+        return await self._call("GET", f"/popular?k={k}", None, RetrieveAnswer, deadline)
+
+    async def item(self, item_id: str, deadline: Deadline) -> ItemAnswer:
+        return await self._call("GET", f"/items/{quote(item_id, safe='')}", None, ItemAnswer, deadline)
+
+
+class RemoteRanking(Remote):
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        super().__init__("ranking", client)
+
+    async def rank(self, request: RankRequest, deadline: Deadline) -> RankAnswer:
+        return await self._call("POST", "/rank", request, RankAnswer, deadline)
+
+
+def _request_id() -> dict[str, str]:
+    request_id = structlog.contextvars.get_contextvars().get("request_id")
+    return {REQUEST_ID: request_id} if request_id else {}

@@ -1,0 +1,1 @@
+"""What the three services share of HTTP: problems, limits, request ids, logs, metrics, health. No model."""

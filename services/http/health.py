@@ -1,0 +1,35 @@
+"""/livez: the process turns. /readyz: it can do its work. /metrics: Prometheus text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from fastapi import APIRouter
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from starlette.responses import Response
+
+from services.http.problems import DOCUMENTED
+from shared.errors import Unavailable
+
+Ready = Callable[[], str | None]
+"""Why the process can't work yet, or None when it can."""
+
+
+def routes(ready: Ready, registry: CollectorRegistry) -> APIRouter:
+    router = APIRouter(tags=["health"])
+
+    @router.get("/livez", summary="The process turns")
+    async def livez() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @router.get("/readyz", summary="The process can do its work", responses={503: DOCUMENTED[503]})
+    async def readyz() -> dict[str, str]:
+        if reason := ready():
+            raise Unavailable(reason)
+        return {"status": "ready"}
+
+    @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+    async def metrics() -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    return router

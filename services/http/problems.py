@@ -1,0 +1,199 @@
+"""Every error as RFC 9457 `application/problem+json`, from one table; and back, for the service that called."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from shared.errors import (
+    BadAnswer,
+    BadInput,
+    CatalogMismatch,
+    DeadlineExceeded,
+    Overloaded,
+    TandemError,
+    Unavailable,
+    UnknownItem,
+    UnknownRanker,
+    UnknownUser,
+)
+
+MEDIA_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:tandem:problem:"
+REQUEST_ID = "tandem.request_id"
+"""Where the request id stands in an ASGI scope."""
+MAX_ERRORS = 20
+MAX_TEXT = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    status: int
+    slug: str
+    title: str
+
+
+INTERNAL = Kind(500, "internal", "Something went wrong here")
+MALFORMED = Kind(400, "malformed-json", "The body is not JSON")
+INVALID = Kind(422, "invalid-request", "The request does not have the documented form")
+
+KINDS: Mapping[type[TandemError], Kind] = {
+    BadInput: Kind(422, "bad-input", "The request asks for what cannot be done"),
+    UnknownItem: Kind(404, "unknown-item", "No such item"),
+    UnknownUser: Kind(404, "unknown-user", "No such user"),
+    UnknownRanker: Kind(422, "unknown-ranker", "No such ranker here"),
+    CatalogMismatch: Kind(409, "catalog-mismatch", "Two services speak of different catalogues"),
+    Unavailable: Kind(503, "unavailable", "A part of the service does not answer"),
+    Overloaded: Kind(503, "overloaded", "Too many requests at once"),
+    BadAnswer: Kind(503, "bad-answer", "A part of the service answered nonsense"),
+    DeadlineExceeded: Kind(504, "deadline-exceeded", "No time was left"),
+    TandemError: INTERNAL,
+}
+"""The one table from error to status. A class that is not here has its nearest parent's row."""
+
+
+def kind_of(error: TandemError) -> Kind:
+    return next(KINDS[cls] for cls in type(error).__mro__ if cls in KINDS)
+
+
+def error_of(slug_or_type: str, status: int, detail: str) -> TandemError:
+    """The error that a problem stood for; by its status where the type is not ours."""
+    slug = slug_or_type.removeprefix(TYPE_PREFIX)
+    by_slug = {kind.slug: cls for cls, kind in KINDS.items() if kind is not INTERNAL}
+    if slug in by_slug:
+        return by_slug[slug](detail)
+    if status == HTTPStatus.GATEWAY_TIMEOUT:
+        return DeadlineExceeded(detail)
+    return Unavailable(detail) if status >= 500 or status == HTTPStatus.TOO_MANY_REQUESTS else BadAnswer(detail)
+
+
+def problem(
+    kind: Kind,
+    detail: str,
+    request_id: str | None,
+    errors: Sequence[Mapping[str, str]] = (),
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """ASCII only: a text may hold half a surrogate pair, which UTF-8 cannot carry."""
+    body: dict[str, Any] = {
+        "type": TYPE_PREFIX + kind.slug,
+        "title": kind.title,
+        "status": kind.status,
+        "detail": detail[:MAX_TEXT],
+    }
+    if request_id:
+        body |= {"instance": f"urn:tandem:request:{request_id}", "request_id": request_id}
+    if errors:
+        body["errors"] = list(errors)
+    return Response(json.dumps(body), kind.status, dict(headers or {}), MEDIA_TYPE)
+
+
+def of_error(error: TandemError, request_id: str | None) -> Response:
+    kind = kind_of(error)
+    detail = (
+        "The fault is on our side; the log tells more under this request id." if kind is INTERNAL else str(error)
+    )
+    return problem(kind, detail, request_id, headers=_retry_after(error))
+
+
+def of_crash(request_id: str | None) -> Response:
+    return of_error(TandemError(), request_id)
+
+
+def install(app: FastAPI) -> None:
+    """Handlers for everything that FastAPI, Starlette and Tandem raise on purpose."""
+    app.add_exception_handler(TandemError, _on_tandem_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(RequestValidationError, _on_invalid)
+
+
+async def _on_tandem_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, TandemError)
+    return of_error(error, request.scope.get(REQUEST_ID))
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    phrase = HTTPStatus(error.status_code).phrase
+    slug = phrase.lower().replace(" ", "-")
+    headers = error.headers
+    return problem(
+        Kind(error.status_code, slug, phrase), str(error.detail), request.scope.get(REQUEST_ID), headers=headers
+    )
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    found = error.errors()
+    request_id = request.scope.get(REQUEST_ID)
+    if found and found[0]["type"] == "json_invalid":
+        return problem(MALFORMED, _syntax(found[0]), request_id)
+    errors = [_entry(entry) for entry in found[:MAX_ERRORS]]
+    return problem(INVALID, f"{len(found)} fault(s), listed in errors", request_id, errors)
+
+
+def _syntax(entry: Mapping[str, Any]) -> str:
+    return f"{entry.get('ctx', {}).get('error', 'syntax error')}, at character {entry['loc'][-1]}"
+
+
+def _entry(entry: Mapping[str, Any]) -> dict[str, str]:
+    """Where and what; never the caller's value, which may be huge, private or not JSON at all."""
+    place, *path = entry["loc"] or ("body",)
+    return {"in": str(place), "pointer": _pointer(path), "message": str(entry["msg"])[:MAX_TEXT]}
+
+
+def _pointer(path: Sequence[object]) -> str:
+    """A JSON pointer as a URI fragment (RFC 6901)."""
+    parts = (str(part)[:64].replace("~", "~0").replace("/", "~1") for part in path)
+    return "#" + "".join(f"/{part}" for part in parts)
+
+
+def _retry_after(error: TandemError) -> dict[str, str]:
+    if not isinstance(error, Unavailable):
+        return {}
+    seconds = error.retry_after_s if isinstance(error, Overloaded) else 1.0
+    return {"Retry-After": f"{max(1, round(seconds))}"}
+
+
+DOCUMENTED: dict[int | str, dict[str, Any]] = {
+    status: {
+        "description": description,
+        "content": {
+            MEDIA_TYPE: {
+                "schema": {
+                    "type": "object",
+                    "required": ["type", "title", "status", "detail"],
+                    "properties": {
+                        "type": {"type": "string"},
+                        "title": {"type": "string"},
+                        "status": {"type": "integer"},
+                        "detail": {"type": "string"},
+                        "instance": {"type": "string"},
+                        "request_id": {"type": "string"},
+                        "errors": {"type": "array", "items": {"type": "object"}},
+                    },
+                }
+            }
+        },
+    }
+    for status, description in {
+        400: "The body is not JSON",
+        404: "No such item, user or route",
+        409: "The catalogues differ",
+        413: "The body is too large",
+        422: "The request does not have the documented form, or asks for what cannot be done",
+        500: "A fault of ours",
+        503: "Overload, or a part that does not answer; see Retry-After",
+        504: "No time was left",
+    }.items()
+}
+"""For a route's `responses`, so that the OpenAPI document names every status."""

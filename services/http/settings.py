@@ -1,0 +1,32 @@
+"""What every service reads from the environment. Prefix TANDEM_."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class HttpSettings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="TANDEM_", frozen=True)
+
+    max_body_bytes: int = Field(
+        default=1 << 20, ge=1024, description="A larger request body is refused with 413. Bytes."
+    )
+    max_concurrency: int = Field(
+        default=128,
+        ge=1,
+        description="Requests in flight; one more is refused at once with 503 and Retry-After.",
+    )
+    shutdown_grace_s: int = Field(
+        default=30, ge=1, description="After SIGTERM, requests in flight have this long to finish. Seconds."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="JSON lines on stderr at this level and above."
+    )
+    log_salt: str = Field(
+        default="",
+        max_length=64,
+        description="Keys the hash that stands for a user id in the logs. Set the same secret in all services.",
+    )

@@ -1,0 +1,80 @@
+"""From artifact folders to the services that serve them. Model libraries are imported when they are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import cast
+
+from prometheus_client import CollectorRegistry
+
+from services.ranking.batcher import Batcher
+from services.ranking.metrics import Jobs
+from services.ranking.service import RankingService, Served
+from services.ranking.settings import RankingSettings
+from services.retrieval.service import RetrievalService
+from shared.artifact import Manifest
+from shared.catalog import Catalog
+from shared.errors import BadInput
+from shared.wire import ModelCard, RankerName
+
+SERVED_AS = {"cllm4rec": "recllm"}
+"""The method CLLM4Rec trains the ranker that its paper calls RecLLM."""
+
+
+def retrieval_service(folder: Path, catalog: Catalog) -> RetrievalService:
+    """Raises BadArtifact."""
+    from retriever.retrieve import load
+
+    loaded = load(folder, catalog)
+    return RetrievalService(catalog, loaded.retriever, loaded.popularity, card(loaded.manifest))
+
+
+def ranking_service(
+    folders: Sequence[Path],
+    catalog: Catalog,
+    settings: RankingSettings,
+    registry: CollectorRegistry,
+    backbone: str | None = None,
+    device: str = "auto",
+) -> RankingService:
+    """Every ranker loaded and self-tested. Raises BadArtifact; BadInput for two folders of one method."""
+    served: dict[RankerName, Served] = {}
+    for folder in folders:
+        one = _ranker(folder, catalog, backbone, device)
+        name = cast(RankerName, one.card.method)
+        if name in served:
+            raise BadInput(
+                f"two rankers are both {name!r}: {folder} and {served[name].card.name}. Give one of them."
+            )
+        served[name] = one
+    if settings.default_ranker not in (None, "retrieval", *served):
+        raise BadInput(f"TANDEM_DEFAULT_RANKER is {settings.default_ranker!r}; loaded are: {', '.join(served)}.")
+    default = settings.default_ranker if settings.default_ranker in served else None
+    jobs = Jobs(registry)
+    batcher = Batcher(settings.max_queue, settings.max_batch, jobs)
+    jobs.watch(batcher)
+    service = RankingService(catalog, served, batcher, default)
+    service.self_test()
+    return service
+
+
+def _ranker(folder: Path, catalog: Catalog, backbone: str | None, device: str) -> Served:
+    from ranker.registry import load
+
+    loaded = load(folder, catalog, backbone, device)
+    return Served(loaded.ranker, card(loaded.manifest), loaded.self_test)
+
+
+def card(manifest: Manifest) -> ModelCard:
+    """What /models and the answers say of an artifact, under the name that it is served by."""
+    method = SERVED_AS.get(manifest.method, manifest.method)
+    simple: dict[str, float | int | str | None] = {
+        key: value for key, value in manifest.metrics.items() if isinstance(value, float | int | str)
+    }
+    return ModelCard(
+        name=f"{method}@{manifest.version}",
+        method=method,
+        catalog=manifest.catalog_fingerprint[:12],
+        metrics=simple,
+    )

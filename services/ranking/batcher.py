@@ -1,0 +1,161 @@
+"""One worker thread owns the models, behind a bounded queue; what waits for the same model runs as one batch."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+import structlog
+
+from shared.candidate import Candidate, Ranking
+from shared.deadline import Deadline
+from shared.errors import BadAnswer, DeadlineExceeded, Overloaded, TandemError, Unavailable
+from shared.history import History
+from shared.protocols import Ranker
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """queue_ms: from arrival to the start of its batch.  rank_ms: the whole batch's."""
+
+    ranking: Ranking
+    queue_ms: float
+    rank_ms: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """Cancelling `done` is how a caller who left takes the work back."""
+
+    ranker: Ranker
+    history: History
+    candidates: Sequence[Candidate]
+    deadline: Deadline
+    done: Future[Ranked] = field(default_factory=Future)
+    arrived: float = field(default_factory=time.perf_counter)
+
+
+Count = Callable[[str], None]
+"""Hears each job's end: ranked, failed, expired, abandoned or refused."""
+
+
+class Batcher:
+    def __init__(self, max_queue: int, max_batch: int, count: Count = lambda outcome: None) -> None:
+        self._max_queue = max_queue
+        self._max_batch = max_batch
+        self._count = count
+        self._waiting: list[Job] = []
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="ranking", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def __len__(self) -> int:
+        """Jobs that wait."""
+        return len(self._waiting)
+
+    async def rank(
+        self, ranker: Ranker, history: History, candidates: Sequence[Candidate], deadline: Deadline
+    ) -> Ranked:
+        """Raises Overloaded at once when the queue is full, DeadlineExceeded for work that came too late,
+        BadAnswer when the model fails on this very request."""
+        job = Job(ranker, history, candidates, deadline)
+        self._put(job)
+        return await asyncio.wrap_future(job.done)
+
+    def close(self) -> None:
+        """What waits is refused; what runs is finished."""
+        with self._changed:
+            self._closed = True
+            for job in self._waiting:
+                self._refuse(job, Unavailable("the ranking service is stopping"), "refused")
+            self._waiting.clear()
+            self._changed.notify()
+        self._thread.join()
+
+    def _put(self, job: Job) -> None:
+        with self._changed:
+            if self._closed or not self.alive:
+                raise Unavailable("the ranking service is stopping")
+            if len(self._waiting) >= self._max_queue:
+                self._drop_dead()
+            if len(self._waiting) >= self._max_queue:
+                self._count("refused")
+                raise Overloaded(f"{len(self._waiting)} requests wait for the ranker, which is the bound")
+            self._waiting.append(job)
+            self._changed.notify()
+
+    def _work(self) -> None:
+        while batch := self._take():
+            self._run(batch)
+
+    def _take(self) -> list[Job]:
+        """The most urgent live jobs that share a model, now running; empty only when closed."""
+        with self._changed:
+            while not self._closed:
+                self._drop_dead()
+                if batch := self._next_batch():
+                    return batch
+                if not self._waiting:
+                    self._changed.wait()
+        return []
+
+    def _next_batch(self) -> list[Job]:
+        if not self._waiting:
+            return []
+        self._waiting.sort(key=lambda job: job.deadline.at)
+        ranker = self._waiting[0].ranker
+        batch = [job for job in self._waiting if job.ranker is ranker][: self._max_batch]
+        self._waiting = [job for job in self._waiting if job not in batch]
+        return [job for job in batch if job.done.set_running_or_notify_cancel()]
+
+    def _drop_dead(self) -> None:
+        alive = []
+        for job in self._waiting:
+            if job.done.cancelled():
+                self._count("abandoned")
+            elif job.deadline.expired:
+                self._refuse(job, DeadlineExceeded("no time is left: all of it went to waiting"), "expired")
+            else:
+                alive.append(job)
+        self._waiting = alive
+
+    def _run(self, batch: Sequence[Job]) -> None:
+        began = time.perf_counter()
+        try:
+            rankings = batch[0].ranker.rank([job.history for job in batch], [job.candidates for job in batch])
+            if len(rankings) != len(batch):
+                raise BadAnswer(f"the ranker answered {len(rankings)} rankings for {len(batch)} requests")
+        except Exception as error:
+            self._fail(batch, error)
+            return
+        rank_ms = (time.perf_counter() - began) * 1000
+        for job, ranking in zip(batch, rankings, strict=True):
+            self._count("ranked")
+            job.done.set_result(Ranked(ranking, (began - job.arrived) * 1000, rank_ms))
+
+    def _fail(self, batch: Sequence[Job], error: Exception) -> None:
+        """One poisoned request must fail alone, so a batch that fails runs again one by one."""
+        if len(batch) > 1:
+            for job in batch:
+                self._run([job])
+            return
+        log.error("ranker failed", exc_info=error)
+        known = isinstance(error, TandemError)
+        self._count("failed")
+        batch[0].done.set_exception(error if known else BadAnswer(f"the ranker failed: {type(error).__name__}"))
+
+    def _refuse(self, job: Job, error: TandemError, outcome: str) -> None:
+        if job.done.set_running_or_notify_cancel():
+            self._count(outcome)
+            job.done.set_exception(error)

@@ -1,0 +1,109 @@
+"""Ids in, ids out: several loaded rankers behind one batcher."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from services.ranking.batcher import Batcher, Ranked
+from shared.candidate import Candidate
+from shared.catalog import Catalog
+from shared.deadline import Deadline
+from shared.errors import BadAnswer, BadInput, UnknownRanker
+from shared.history import History
+from shared.protocols import Ranker
+from shared.wire import ModelCard, ModelList, RankAnswer, RankedItem, RankerName, RankRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A loaded ranker. `self_test` raises GoldenMismatch unless it reproduces the score kept with its weights."""
+
+    ranker: Ranker
+    card: ModelCard
+    self_test: Callable[[], None]
+
+
+class RankingService:
+    """The gateway's RankingPort when both live in one process."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        rankers: Mapping[RankerName, Served],
+        batcher: Batcher,
+        default: RankerName | None = None,
+    ) -> None:
+        self._catalog = catalog
+        self._rankers = rankers
+        self._batcher = batcher
+        self._default = default or next(iter(rankers), None)
+        self._tested = False
+
+    def self_test(self) -> None:
+        """Raises GoldenMismatch. The service is not ready before this has passed."""
+        for served in self._rankers.values():
+            served.self_test()
+        self._tested = True
+
+    def why_not_ready(self) -> str | None:
+        if not self._tested:
+            return "the rankers have not reproduced their golden scores yet"
+        return None if self._batcher.alive else "the thread that owns the models has died"
+
+    async def rank(self, request: RankRequest, deadline: Deadline) -> RankAnswer:
+        """Raises UnknownRanker, CatalogMismatch, BadInput, BadAnswer, and what Batcher.rank raises."""
+        name, served = self._served(request.ranker or self._default)
+        self._catalog.require(request.catalog, "the request")
+        history, _ = self._catalog.indices(request.history)
+        candidates = self._candidates(request)
+        ranked = await self._batcher.rank(
+            served.ranker, History(tuple(history), request.user_id), candidates, deadline
+        )
+        _require_sense(served.card.name, ranked, candidates)
+        return self._answer(name, served, ranked)
+
+    async def models(self, deadline: Deadline) -> ModelList:
+        return ModelList(models=[served.card for served in self._rankers.values()], default=self._default)
+
+    def close(self) -> None:
+        self._batcher.close()
+
+    def _served(self, name: RankerName | None) -> tuple[RankerName, Served]:
+        if name is None or name not in self._rankers:
+            loaded = ", ".join(["retrieval", *self._rankers])
+            raise UnknownRanker(f"ranker {name!r} is not loaded here; there are: {loaded}")
+        return name, self._rankers[name]
+
+    def _candidates(self, request: RankRequest) -> list[Candidate]:
+        items, unknown = self._catalog.indices(item.item_id for item in request.candidates)
+        if unknown:
+            raise BadInput(f"the catalogue does not know the candidate {unknown[0]!r}")
+        if len(set(items)) != len(items):
+            raise BadInput("a candidate stands twice in the list")
+        return [Candidate(item, given.score) for item, given in zip(items, request.candidates, strict=True)]
+
+    def _answer(self, name: RankerName, served: Served, ranked: Ranked) -> RankAnswer:
+        ranking = ranked.ranking
+        return RankAnswer(
+            items=[
+                RankedItem(item_id=self._catalog[candidate.item].id, score=candidate.score)
+                for candidate in ranking.candidates
+            ],
+            model=served.card.name,
+            ranker=name,
+            label_mass=ranking.label_mass,
+            entropy=ranking.entropy,
+            queue_ms=round(ranked.queue_ms, 3),
+            rank_ms=round(ranked.rank_ms, 3),
+        )
+
+
+def _require_sense(model: str, ranked: Ranked, asked: Sequence[Candidate]) -> None:
+    ranking = ranked.ranking
+    numbers = [ranking.label_mass, ranking.entropy, *(candidate.score for candidate in ranking.candidates)]
+    if not all(math.isfinite(number) for number in numbers):
+        raise BadAnswer(f"{model} scored with NaN or infinity")
+    if sorted(candidate.item for candidate in ranking.candidates) != sorted(candidate.item for candidate in asked):
+        raise BadAnswer(f"{model} answered other items than it was given")

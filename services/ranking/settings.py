@@ -1,0 +1,18 @@
+"""What the ranking service reads from the environment, with HttpSettings. Prefix TANDEM_."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from services.http.settings import HttpSettings
+from shared.wire import RankerName
+
+
+class RankingSettings(HttpSettings):
+    max_queue: int = Field(
+        default=64, ge=1, description="Requests waiting for the model; one more is refused with 503."
+    )
+    max_batch: int = Field(default=8, ge=1, description="Requests in one forward pass, at most.")
+    default_ranker: RankerName | None = Field(
+        default=None, description="For requests that name none; where unset, the first --ranker."
+    )

@@ -1,0 +1,120 @@
+"""Ids in, ids out: the retriever behind one worker thread, popularity for those without a history."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+from shared.candidate import Candidate
+from shared.catalog import Catalog, Item
+from shared.deadline import Deadline
+from shared.errors import BadAnswer, DeadlineExceeded
+from shared.history import History
+from shared.protocols import Retriever
+from shared.wire import (
+    ItemAnswer,
+    ItemMetadata,
+    ModelCard,
+    ModelList,
+    RetrieveAnswer,
+    RetrievedItem,
+    RetrieveRequest,
+)
+
+_Work = Callable[[], RetrieveAnswer]
+
+
+class RetrievalService:
+    """`card` describes the retriever; its name stands in every answer.
+
+    The gateway's RetrievalPort when both live in one process.
+    """
+
+    def __init__(self, catalog: Catalog, retriever: Retriever, popularity: Retriever, card: ModelCard) -> None:
+        self._catalog = catalog
+        self._retriever = retriever
+        self._popularity = popularity
+        self._card = card
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="retrieval")
+        self._by_category = _by_category(catalog)
+        self._outside = lru_cache(maxsize=64)(self._complement)
+
+    async def retrieve(self, request: RetrieveRequest, deadline: Deadline) -> RetrieveAnswer:
+        """Never an item of the history, nor an excluded one. Raises DeadlineExceeded, or BadAnswer for a NaN."""
+        return await self._in_worker(lambda: self._retrieve(request), deadline)
+
+    async def popular(self, k: int, deadline: Deadline) -> RetrieveAnswer:
+        return await self._in_worker(lambda: self._popular(k), deadline)
+
+    async def item(self, item_id: str, deadline: Deadline) -> ItemAnswer:
+        item = self._catalog[self._catalog.index(item_id)]
+        return ItemAnswer(item_id=item.id, title=item.title, categories=list(item.categories))
+
+    async def models(self, deadline: Deadline) -> ModelList:
+        return ModelList(models=[self._card])
+
+    def close(self) -> None:
+        self._worker.shutdown(cancel_futures=True)
+
+    async def _in_worker(self, work: _Work, deadline: Deadline) -> RetrieveAnswer:
+        # A caller who leaves cancels the future, and what has not begun by then never runs.
+        return await asyncio.get_running_loop().run_in_executor(self._worker, _unless_late, work, deadline)
+
+    def _retrieve(self, request: RetrieveRequest) -> RetrieveAnswer:
+        began = time.perf_counter()
+        known, unknown = self._catalog.indices(request.history)
+        excluded, unknown_too = self._catalog.indices(request.exclude_item_ids)
+        banned = {*known, *excluded}
+        if request.categories:
+            banned |= self._outside(tuple(sorted(set(request.categories))))
+        cold = not known
+        model = self._popularity if cold else self._retriever
+        [found] = model.retrieve([History(tuple(known), request.user_id)], request.k, [sorted(banned)])
+        return self._answer(found, cold, [*unknown, *unknown_too], began, request.metadata)
+
+    def _popular(self, k: int) -> RetrieveAnswer:
+        began = time.perf_counter()
+        [found] = self._popularity.retrieve([History(())], k)
+        return self._answer(found, True, [], began, metadata=True)
+
+    def _answer(
+        self, found: Sequence[Candidate], cold: bool, unknown: Iterable[str], began: float, metadata: bool
+    ) -> RetrieveAnswer:
+        if not all(math.isfinite(candidate.score) for candidate in found):
+            raise BadAnswer(f"{self._card.name} scored an item with NaN or infinity")
+        return RetrieveAnswer(
+            items=[_item(self._catalog[candidate.item], candidate.score, metadata) for candidate in found],
+            source="popularity" if cold else "retrieval",
+            missing_ids=list(dict.fromkeys(unknown)),
+            model=f"popularity@{self._card.name.partition('@')[2]}" if cold else self._card.name,
+            catalog=self._catalog.fingerprint(),
+            elapsed_ms=round((time.perf_counter() - began) * 1000, 3),
+        )
+
+    def _complement(self, categories: tuple[str, ...]) -> frozenset[int]:
+        """Everything outside the categories; exact for any retriever, at the price of a long list."""
+        inside = frozenset().union(*(self._by_category.get(category, frozenset()) for category in categories))
+        return frozenset(range(1, len(self._catalog) + 1)) - inside
+
+
+def _unless_late(work: _Work, deadline: Deadline) -> RetrieveAnswer:
+    if deadline.expired:
+        raise DeadlineExceeded("the request waited for the retriever until its time was over")
+    return work()
+
+
+def _by_category(catalog: Catalog) -> dict[str, frozenset[int]]:
+    found: dict[str, list[int]] = {}
+    for index, item in enumerate(catalog.items, start=1):
+        for category in item.categories:
+            found.setdefault(category, []).append(index)
+    return {category: frozenset(indices) for category, indices in found.items()}
+
+
+def _item(item: Item, score: float, metadata: bool) -> RetrievedItem:
+    about = ItemMetadata(title=item.title, categories=list(item.categories)) if metadata else None
+    return RetrievedItem(item_id=item.id, score=score, metadata=about)
