@@ -44,6 +44,7 @@ class Kind:
 
 INTERNAL = Kind(500, "internal", "Something went wrong here")
 MALFORMED = Kind(400, "malformed-json", "The body is not JSON")
+TOO_LARGE = Kind(413, "body-too-large", "The body is too large")
 INVALID = Kind(422, "invalid-request", "The request does not have the documented form")
 
 KINDS: Mapping[type[TandemError], Kind] = {
@@ -123,12 +124,8 @@ async def _on_tandem_error(request: Request, error: Exception) -> Response:
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    phrase = HTTPStatus(error.status_code).phrase
-    slug = phrase.lower().replace(" ", "-")
-    headers = error.headers
-    return problem(
-        Kind(error.status_code, slug, phrase), str(error.detail), request.scope.get(REQUEST_ID), headers=headers
-    )
+    kind = TOO_LARGE if error.status_code == TOO_LARGE.status else _plain(error.status_code)
+    return problem(kind, str(error.detail), request.scope.get(REQUEST_ID), headers=error.headers)
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
@@ -139,6 +136,11 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
         return problem(MALFORMED, _syntax(found[0]), request_id)
     errors = [_entry(entry) for entry in found[:MAX_ERRORS]]
     return problem(INVALID, f"{len(found)} fault(s), listed in errors", request_id, errors)
+
+
+def _plain(status: int) -> Kind:
+    phrase = HTTPStatus(status).phrase
+    return Kind(status, phrase.lower().replace(" ", "-"), phrase)
 
 
 def _syntax(entry: Mapping[str, Any]) -> str:
