@@ -1,6 +1,12 @@
-"""Asynchronous tests run on asyncio alone: that is what uvicorn runs us on."""
+"""Asynchronous tests run on asyncio alone, which is what uvicorn runs us on. Logs are rendered, and go nowhere."""
 
 import pytest
+import structlog
+
+structlog.configure(
+    processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()],
+    logger_factory=structlog.ReturnLoggerFactory(),
+)
 
 
 @pytest.fixture
