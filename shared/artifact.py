@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from shared.errors import BadArtifact, ChecksumMismatch, MissingFile
+from shared.errors import BadArtifact, BadInput, ChecksumMismatch, MissingFile
 
 MANIFEST = "manifest.json"
 Kind = Literal["data", "retriever", "ranker"]
@@ -80,6 +80,17 @@ def writing(folder: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def require_replaceable(folder: Path) -> None:
+    """Raises BadInput where writing an artifact would delete what is none: `--out .` must not cost a project."""
+    if folder.is_dir() and ((folder / MANIFEST).is_file() or not any(folder.iterdir())):
+        return
+    if folder.exists():
+        raise BadInput(
+            f"{folder} exists and is no artifact: it holds no {MANIFEST}, so that it will not be replaced. "
+            "Name a new folder, or remove this one."
+        )
 
 
 def write_text(path: Path, text: str) -> None:

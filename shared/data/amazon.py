@@ -17,12 +17,10 @@ from typing import Any
 from shared.data.delimited import delimited_rows
 from shared.data.rows import OnError
 from shared.data.source import Source, item_table
+from shared.data.watched import watched
 from shared.errors import BadInput, BadRow
-from shared.progress import progress
 
 COLUMNS = ("user", "item", "rating", "timestamp")
-_REPORT_EVERY = 5_000
-_MB = 1 << 20
 
 
 def amazon(path: Path, items: Path | None, work: Path, on_error: OnError) -> Source:
@@ -61,31 +59,22 @@ def _metadata(path: Path, on_error: OnError, notes: dict[str, int]) -> Iterator[
     """(asin, title, categories) of each line; the title is empty where there is none."""
     if not path.is_file():
         raise BadInput(f"{path} is no file. Give the metadata file as --items.")
-    megabytes = path.stat().st_size // _MB + 1
     with (
-        path.open("rb") as raw,
+        watched(path, "read") as raw,
         gzip.open(raw) if path.suffix == ".gz" else nullcontext(raw) as stream,
         io.TextIOWrapper(stream, encoding="utf-8", errors="replace") as lines,
-        progress(f"read {path.name}", megabytes, "MB") as advance,
     ):
-        done = 0
         try:
             for line, text in enumerate(lines, start=1):
-                if line % _REPORT_EVERY == 0:
-                    now = raw.tell() // _MB
-                    advance(now - done, f"{line:,} items")
-                    done = now
-                if not text.strip():
-                    continue
                 try:
-                    yield _fields(_parse(text), path, line)
+                    if text.strip():
+                        yield _fields(_parse(text), path, line)
                 except BadRow:
                     if on_error == "fail":
                         raise
                     notes["skipped_item_rows"] += 1
         except (EOFError, gzip.BadGzipFile) as error:
             raise BadInput(f"{path} is not a whole gzip file: {error}. Download it again.") from error
-        advance(megabytes - done)
 
 
 def _parse(text: str) -> object:

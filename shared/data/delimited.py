@@ -7,17 +7,18 @@ is first rewritten, record by record, into a copy that polars cannot misread.
 from __future__ import annotations
 
 import csv
+import io
+import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import polars as pl
 
 from shared.data.rows import LINE, ROW, WHOLE, OnError, Rows, lines, unpack
+from shared.data.watched import watched
 from shared.errors import BadInput, BadRow
-
-csv.field_size_limit(1 << 20)
 
 
 def delimited_rows(
@@ -39,7 +40,7 @@ def delimited_rows(
     skipped, skip_lines = 0, int(text.header)
     source = plain
     if text.is_suspect(len(names)):
-        source, skip_lines = work / f"{plain.name}.rewritten", 0
+        source, skip_lines = Path(tempfile.mkdtemp(dir=work)) / plain.name, 0
         skipped = text.rewrite(source, len(names), on_error)
     frame = pl.scan_csv(
         source,
@@ -105,7 +106,10 @@ class _Text:
     def _records(self) -> Iterator[tuple[int, list[str] | str]]:
         """Records that are not blank, each with the line that it starts on; text where it cannot be parsed."""
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
-        with self._open() as file:
+        with (
+            watched(self.plain, "check") as raw,
+            io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="") as file,
+        ):
             reader = csv.reader(file, delimiter=self.separator, quoting=quoting)
             line = 1
             while True:
@@ -119,9 +123,6 @@ class _Text:
                     if fields:
                         yield line, fields
                 line = reader.line_num + 1
-
-    def _open(self) -> IO[str]:
-        return self.plain.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
 
 
 def _fault(fields: list[str] | str, width: int) -> str:

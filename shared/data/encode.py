@@ -13,6 +13,7 @@ import polars as pl
 from shared.data.rows import ROW, OnError
 from shared.data.source import Source
 from shared.errors import BadInput, BadRow
+from shared.progress import Advance
 
 # What the HTTP API takes for an id (shared/wire.py): no request could name any other.
 MAX_ID = 128
@@ -36,23 +37,27 @@ class Encoded:
     skipped: int
 
 
-def encode(source: Source, on_error: OnError) -> Encoded:
+def encode(source: Source, on_error: OnError, advance: Advance) -> Encoded:
     """Users are numbered by first appearance in the file, items by their row in `source.items`.
+
+    Advances by 3 steps.
 
     Raises BadRow for the first row without user, item or finite time, unless `on_error` is skip.
     """
     try:
-        return _encode(source, on_error)
+        return _encode(source, on_error, advance)
     except pl.exceptions.PolarsError as error:
         raise BadInput(f"{source.events.file} cannot be read: {str(error).splitlines()[0]}") from error
 
 
-def _encode(source: Source, on_error: OnError) -> Encoded:
+def _encode(source: Source, on_error: OnError, advance: Advance) -> Encoded:
     events, time_type, bad = _checked(source, on_error)
+    advance(1, "rows checked")
     users, items, rows = pl.collect_all(
         [_by_first_row(events, "user"), _by_first_row(events, "item"), events.select(pl.len())],
         engine="streaming",
     )
+    advance(1, "ids read")
     users = users.select("user", user_code=pl.int_range(pl.len(), dtype=pl.Int32))
     codes = source.items.select(item="item_id", item_code=pl.int_range(pl.len(), dtype=pl.Int32))
     coded = (
@@ -62,6 +67,7 @@ def _encode(source: Source, on_error: OnError) -> Encoded:
         .collect(engine="streaming")
         .sort(ROW)
     )
+    advance(1, "events read")
     return Encoded(
         users["user"],
         coded["user_code"].to_numpy(),

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from shared.artifact import Manifest, package_versions, seal, writing
+from shared.artifact import Manifest, package_versions, require_replaceable, seal, writing
 from shared.catalog import Catalog, Item
 from shared.data.encode import Encoded, encode
 from shared.data.filter import k_core
@@ -59,13 +59,13 @@ def prepare(
     read: opens the source; it is given a temporary folder that lives as long as the preparation.
     Raises BadInput, BadRow, or Unavailable where a source cannot be downloaded; `out` is then untouched.
     """
+    require_replaceable(out)
     with ExitStack() as stack:
         work = Path(stack.enter_context(TemporaryDirectory(prefix="tandem-data-")))
         source = read(work)  # with its own progress where it takes long
-        advance = stack.enter_context(progress(f"prepare {method}", 4, "steps"))
-        encoded = encode(source, on_error)
+        advance = stack.enter_context(progress(f"prepare {method}", 6, "steps"))
+        encoded = encode(source, on_error, advance)
         before = Counts(encoded.users_before, encoded.items_before, encoded.rows_before)
-        advance(1, f"{before.interactions:,} events read")
         kept = k_core(encoded.user_N, encoded.item_N, min_user, min_item)
         if len(kept) == 0:
             raise BadInput(

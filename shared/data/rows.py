@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gzip
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,11 @@ from typing import Literal
 
 import polars as pl
 
+from shared.data.watched import watched
 from shared.errors import BadInput, BadRow
 
 OnError = Literal["fail", "skip"]
-ROW, LINE = "_row", "_line"
+ROW, LINE = "_tandem_row", "_tandem_line"
 WHOLE = "(the whole row)"
 # No text file holds it, so that a line stays in one piece.
 _NEVER = "\x1f"
@@ -25,7 +27,7 @@ _NEVER = "\x1f"
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """frame: `_row` (from 0, in file order) and the file's columns.  skipped: misshapen rows already left out.
+    """frame: ROW (from 0, in file order) and the file's columns.  skipped: misshapen rows already left out.
 
     locate: the line of a row, from 1, and what is wrong with the line as a whole, if anything. Slow.
     """
@@ -81,7 +83,7 @@ def parquet_rows(path: Path) -> Rows:
 
 
 def lines(plain: Path) -> pl.LazyFrame:
-    """`_row` and `_line`, the text of every line; null for an empty one. Row r is line r + 1."""
+    """ROW and LINE, the text of every line; null for an empty one. Row r is line r + 1."""
     return pl.scan_csv(
         plain,
         has_header=False,
@@ -99,9 +101,9 @@ def unpack(path: Path, work: Path) -> Path:
         raise BadInput(f"{path} is no file. Give a file, or a folder that holds the dataset's files.")
     if path.suffix != ".gz":
         return path
-    plain = work / path.stem
+    plain = Path(tempfile.mkdtemp(dir=work)) / path.stem
     try:
-        with gzip.open(path) as source, plain.open("wb") as target:
+        with watched(path, "unpack") as raw, gzip.open(raw) as source, plain.open("wb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
     except (EOFError, gzip.BadGzipFile) as error:
         raise BadInput(f"{path} is not a whole gzip file: {error}. Download it again.") from error
