@@ -59,7 +59,10 @@ def auc(labels_N: np.ndarray, scores_N: np.ndarray) -> float:
 
 def uauc(users_N: np.ndarray, labels_N: np.ndarray, scores_N: np.ndarray) -> float:
     """AUC per user, averaged over the users who have both classes (CoLLM, section 5.1)."""
-    per_user = [auc(labels_N[users_N == user], scores_N[users_N == user]) for user in np.unique(users_N)]
+    order_N = np.argsort(users_N, kind="stable")
+    starts = np.unique(users_N[order_N], return_index=True)[1][1:]
+    groups = zip(np.split(labels_N[order_N], starts), np.split(scores_N[order_N], starts), strict=True)
+    per_user = [auc(labels, scores) for labels, scores in groups]
     valid = [value for value in per_user if not np.isnan(value)]
     return float(np.mean(valid)) if valid else float("nan")
 
