@@ -117,7 +117,14 @@ class Batcher:
         ranker = self._waiting[0].ranker
         batch = [job for job in self._waiting if job.ranker is ranker][: self._max_batch]
         self._waiting = [job for job in self._waiting if job not in batch]
-        return [job for job in batch if job.done.set_running_or_notify_cancel()]
+        return [job for job in batch if self._starts(job)]
+
+    def _starts(self, job: Job) -> bool:
+        """False for one that was abandoned just now."""
+        starts = job.done.set_running_or_notify_cancel()
+        if not starts:
+            self._count("abandoned")
+        return starts
 
     def _drop_dead(self) -> None:
         alive = []

@@ -1,0 +1,213 @@
+"""The queue: bounded, urgent first, never serving the dead, and no request failing for another's fault."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pytest
+
+from services.ranking.batcher import Batcher, Ranked
+from shared.candidate import Candidate, Ranking
+from shared.deadline import Deadline
+from shared.errors import BadAnswer, BadInput, DeadlineExceeded, Overloaded, Unavailable
+from shared.history import History
+from tests.fakes import FakeRanker
+
+pytestmark = pytest.mark.anyio
+
+POISON = 13
+CANDIDATES = [Candidate(1, 0.0), Candidate(2, 0.0)]
+
+
+class GatedRanker(FakeRanker):
+    """Stands still until the gate opens; chokes on POISON; remembers what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = threading.Event()
+        self.entered = threading.Event()
+        self.seen: list[list[int]] = []
+
+    def rank(self, histories: Sequence[History], candidates: Sequence[Sequence[Candidate]]) -> list[Ranking]:
+        self.entered.set()
+        assert self.gate.wait(5)
+        self.seen.append([history.items[0] for history in histories])
+        if any(POISON in history.items for history in histories):
+            raise RuntimeError("poisoned")
+        return super().rank(histories, candidates)
+
+
+class Bench:
+    """A batcher whose worker is held at the gate by a first job, so that what comes after it waits."""
+
+    def __init__(self, batcher: Batcher, ends: Counter[str]) -> None:
+        self.batcher, self.ends = batcher, ends
+        self.ranker = GatedRanker()
+
+    def ask(self, item: int, ranker: FakeRanker | None = None, ms: float = 5000) -> asyncio.Task[Ranked]:
+        work = self.batcher.rank(ranker or self.ranker, History((item,)), CANDIDATES, Deadline.after_ms(ms))
+        return asyncio.create_task(work)
+
+    async def hold(self) -> asyncio.Task[Ranked]:
+        first = self.ask(0)
+        await asyncio.to_thread(self.ranker.entered.wait, 5)
+        return first
+
+
+@contextmanager
+def bench(max_queue: int = 64, max_batch: int = 8) -> Iterator[Bench]:
+    ends: Counter[str] = Counter()
+    one = Bench(Batcher(max_queue, max_batch, lambda outcome: ends.update([outcome])), ends)
+    try:
+        yield one
+    finally:
+        one.ranker.gate.set()
+        one.batcher.close()
+
+
+async def test_what_waits_for_one_model_runs_as_one_batch() -> None:
+    with bench(max_batch=3) as one:
+        first = await one.hold()
+        rest = [one.ask(item) for item in (1, 2, 3, 4)]
+        await asyncio.sleep(0.01)
+        one.ranker.gate.set()
+        await asyncio.gather(first, *rest)
+        assert one.ranker.seen == [[0], [1, 2, 3], [4]]
+
+
+async def test_models_never_share_a_batch() -> None:
+    with bench() as one:
+        other = FakeRanker()
+        first = await one.hold()
+        rest = [one.ask(1), one.ask(2, other), one.ask(3)]
+        await asyncio.sleep(0.01)
+        one.ranker.gate.set()
+        await asyncio.gather(first, *rest)
+        assert (one.ranker.seen, other.batches) == ([[0], [1, 3]], [1])
+
+
+async def test_the_earliest_deadline_goes_first() -> None:
+    with bench(max_batch=1) as one:
+        first = await one.hold()
+        rest = [one.ask(1, ms=9000), one.ask(2, ms=2000), one.ask(3, ms=4000)]
+        await asyncio.sleep(0.01)
+        one.ranker.gate.set()
+        await asyncio.gather(first, *rest)
+        assert one.ranker.seen == [[0], [2], [3], [1]]
+
+
+async def test_a_full_queue_refuses_at_once() -> None:
+    with bench(max_queue=2) as one:
+        await one.hold()
+        waiting = [one.ask(1), one.ask(2)]
+        await asyncio.sleep(0.01)
+        with pytest.raises(Overloaded) as refusal:
+            await one.ask(3)
+        assert refusal.value.retry_after_s > 0
+        assert one.ends["refused"] == 1
+        one.ranker.gate.set()
+        await asyncio.gather(*waiting)
+
+
+async def test_the_dead_make_room_in_a_full_queue() -> None:
+    with bench(max_queue=2) as one:
+        await one.hold()
+        left, late = one.ask(1), one.ask(2, ms=20)
+        await asyncio.sleep(0.03)
+        left.cancel()
+        await asyncio.sleep(0)
+        live = one.ask(3)
+        await asyncio.sleep(0.01)
+        one.ranker.gate.set()
+        await live
+        with pytest.raises(DeadlineExceeded):
+            await late
+
+
+async def test_what_expired_in_the_queue_never_runs() -> None:
+    with bench() as one:
+        await one.hold()
+        late = one.ask(1, ms=10)
+        await asyncio.sleep(0.02)
+        one.ranker.gate.set()
+        with pytest.raises(DeadlineExceeded):
+            await late
+        assert one.ranker.seen == [[0]]
+        assert one.ends["expired"] == 1
+
+
+async def test_what_was_abandoned_never_runs() -> None:
+    with bench() as one:
+        first = await one.hold()
+        left, stays = one.ask(1), one.ask(2)
+        await asyncio.sleep(0.01)
+        left.cancel()
+        await asyncio.sleep(0)
+        one.ranker.gate.set()
+        await asyncio.gather(first, stays)
+        assert one.ranker.seen == [[0], [2]]
+        assert one.ends["abandoned"] == 1
+
+
+async def test_a_queue_of_the_abandoned_alone_leaves_the_worker_alive() -> None:
+    with bench() as one:
+        await one.hold()
+        left = one.ask(1)
+        await asyncio.sleep(0.01)
+        left.cancel()
+        await asyncio.sleep(0)
+        one.ranker.gate.set()
+        await one.ask(2)
+        assert one.batcher.alive
+
+
+async def test_a_poisoned_request_fails_alone() -> None:
+    with bench() as one:
+        first = await one.hold()
+        rest = [one.ask(1), one.ask(POISON), one.ask(2)]
+        await asyncio.sleep(0.01)
+        one.ranker.gate.set()
+        good, bad, good_too = await asyncio.gather(*rest, return_exceptions=True)
+        await first
+        assert isinstance(bad, BadAnswer)
+        assert isinstance(good, Ranked)
+        assert isinstance(good_too, Ranked)
+        assert one.ends == {"ranked": 3, "failed": 1}
+
+
+async def test_a_models_own_refusal_comes_through_as_it_is() -> None:
+    with bench() as one:
+        many = [Candidate(item, 0.0) for item in range(1, 30)]
+        with pytest.raises(BadInput, match="20"):
+            await one.batcher.rank(FakeRanker(), History((1,)), many, Deadline.after_ms(1000))
+
+
+async def test_times_tell_waiting_from_ranking() -> None:
+    with bench() as one:
+        slow = FakeRanker(seconds=0.05)
+        first = one.ask(1, slow)
+        await asyncio.sleep(0.02)
+        second = one.ask(2, slow)
+        await first
+        ranked = await second
+        assert 20 < ranked.queue_ms < 50
+        assert 50 <= ranked.rank_ms < 80
+
+
+async def test_closing_finishes_what_runs_and_refuses_what_waits() -> None:
+    with bench(max_batch=1) as one:
+        first = await one.hold()
+        waits = one.ask(1)
+        await asyncio.sleep(0.01)
+        closing = asyncio.create_task(asyncio.to_thread(one.batcher.close))
+        with pytest.raises(Unavailable):
+            await waits
+        one.ranker.gate.set()
+        assert (await first).ranking.candidates
+        await closing
+        with pytest.raises(Unavailable):
+            await one.ask(2)
