@@ -65,7 +65,7 @@ class FakeRanker:
 
     max_candidates = 20
 
-    def __init__(self, seconds: float = 0.0, label_mass: float = 0.9, entropy: float = 1.0) -> None:
+    def __init__(self, seconds: float = 0.0, label_mass: float = 0.9, entropy: float = 0.5) -> None:
         self.seconds, self.label_mass, self.entropy = seconds, label_mass, entropy
         self.batches: list[int] = []
 

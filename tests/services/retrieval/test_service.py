@@ -1,0 +1,124 @@
+"""The retrieval service between ids and indices."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from services.retrieval.app import create
+from services.retrieval.service import RetrievalService
+from services.retrieval.settings import RetrievalSettings
+from shared.candidate import Candidate
+from shared.deadline import Deadline
+from shared.errors import BadAnswer, DeadlineExceeded, UnknownItem
+from shared.history import History
+from shared.wire import MAX_SEEN, ModelCard, RetrieveAnswer, RetrieveRequest
+from tests import fakes
+from tests.services.asgi import client
+
+pytestmark = pytest.mark.anyio
+CATALOG = fakes.catalog()
+CARD = ModelCard(name="lrurec@0000aaaa", method="lrurec", catalog=CATALOG.fingerprint()[:12])
+
+
+async def found(**request: Any) -> RetrieveAnswer:
+    service = fakes.retrieval_service(CATALOG)
+    answer = await service.retrieve(RetrieveRequest(**request), Deadline.after_ms(2000))
+    service.close()
+    return answer
+
+
+async def test_neither_the_history_nor_the_excluded_come_back() -> None:
+    answer = await found(history=["i1", "i2"], exclude_item_ids=["i3"], k=100)
+    assert [item.item_id for item in answer.items] == [f"i{n}" for n in range(4, 61)]
+    assert answer.source == "retrieval"
+
+
+async def test_unknown_ids_are_named_once() -> None:
+    answer = await found(history=["i1", "x", "x"], exclude_item_ids=["x", "y"])
+    assert answer.missing_ids == ["x", "y"]
+
+
+async def test_a_history_without_a_known_item_gets_what_is_popular() -> None:
+    answer = await found(history=["x"], k=2)
+    assert [item.item_id for item in answer.items] == ["i1", "i2"]
+    assert (answer.source, answer.model) == ("popularity", "popularity@0000aaaa")
+
+
+async def test_several_categories_are_a_union() -> None:
+    answer = await found(history=["i1"], categories=["Horror", "Drama", "Opera"], k=100, metadata=True)
+    assert {c for item in answer.items for c in item.metadata.categories} == {"Horror", "Drama"}
+    assert len(answer.items) == 40
+
+
+async def test_an_answer_names_its_catalogue() -> None:
+    assert (await found(history=["i1"])).catalog == CATALOG.fingerprint()
+
+
+class NaNRetriever(fakes.FakeRetriever):
+    def _one(self, history: History, k: int, banned: set[int]) -> list[Candidate]:
+        return [Candidate(1, float("nan"))]
+
+
+async def test_nan_never_gets_out() -> None:
+    service = RetrievalService(CATALOG, NaNRetriever(60), fakes.FakePopularity(60), CARD)
+    with pytest.raises(BadAnswer):
+        await service.retrieve(RetrieveRequest(history=["i1"]), Deadline.after_ms(1000))
+    service.close()
+
+
+class GatedRetriever(fakes.FakeRetriever):
+    def __init__(self) -> None:
+        super().__init__(60)
+        self.gate, self.entered = threading.Event(), threading.Event()
+        self.seen: list[int] = []
+
+    def retrieve(
+        self, histories: Sequence[History], k: int, exclude: Sequence[Sequence[int]] | None = None
+    ) -> list[list[Candidate]]:
+        self.entered.set()
+        assert self.gate.wait(5)
+        self.seen.append(histories[0].items[-1])
+        return super().retrieve(histories, k, exclude)
+
+
+async def test_late_and_abandoned_requests_never_reach_the_model() -> None:
+    retriever = GatedRetriever()
+    service = RetrievalService(CATALOG, retriever, fakes.FakePopularity(60), CARD)
+
+    def ask(item: str, ms: float) -> asyncio.Task[RetrieveAnswer]:
+        return asyncio.create_task(service.retrieve(RetrieveRequest(history=[item]), Deadline.after_ms(ms)))
+
+    first = ask("i1", 2000)
+    await asyncio.to_thread(retriever.entered.wait, 5)
+    late, left = ask("i2", 10), ask("i3", 2000)
+    await asyncio.sleep(0.02)
+    left.cancel()
+    await asyncio.sleep(0)
+    retriever.gate.set()
+    await first
+    with pytest.raises(DeadlineExceeded):
+        await late
+    service.close()
+    assert retriever.seen == [1]
+
+
+async def test_an_item_is_found_by_id() -> None:
+    service = fakes.retrieval_service(CATALOG)
+    assert (await service.item("i2", Deadline.after_ms(1000))).title == "Title 2"
+    with pytest.raises(UnknownItem):
+        await service.item("x", Deadline.after_ms(1000))
+    service.close()
+
+
+async def test_everything_that_one_user_has_seen_fits_into_a_request() -> None:
+    app = create(RetrievalSettings(), fakes.retrieval_service(CATALOG))
+    seen = [f"{n:032d}" for n in range(MAX_SEEN)]
+    async with client(app) as http:
+        response = await http.post("/retrieve", json={"history": ["i1"], "exclude_item_ids": seen})
+    assert response.status_code == 200
+    assert len(response.json()["items"]) == 20

@@ -1,0 +1,99 @@
+"""From artifact folders to services: names, doubles and refusals, before anything listens."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from services import cli
+from services.loading import card, ranking_service
+from services.ranking.settings import RankingSettings
+from shared.artifact import Manifest
+from shared.catalog import Catalog
+from shared.deadline import Deadline
+from shared.errors import BadInput, GoldenMismatch
+from tests import fakes
+
+pytestmark = pytest.mark.anyio
+CATALOG = fakes.catalog()
+
+
+@dataclass
+class Loaded:
+    manifest: Manifest
+    ranker: fakes.FakeRanker
+
+    def self_test(self) -> None:
+        if self.manifest.method == "llara":
+            raise GoldenMismatch("llara does not reproduce its golden score")
+
+
+@pytest.fixture(autouse=True)
+def _registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registry that makes a ranker of each folder's name."""
+    registry = ModuleType("ranker.registry")
+
+    def load(folder: Path, catalog: Catalog, backbone: str | None = None, device: str = "auto") -> Loaded:
+        return Loaded(Manifest(kind="ranker", method=folder.name), fakes.FakeRanker())
+
+    registry.load = load  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "ranker.registry", registry)
+
+
+def folders(*names: str) -> list[Path]:
+    return [Path(name) for name in names]
+
+
+async def test_the_first_ranker_is_the_default() -> None:
+    service = ranking_service(folders("collm", "llamarec"), CATALOG, RankingSettings(), CollectorRegistry())
+    models = await service.models(Deadline.after_ms(1000))
+    service.close()
+    assert models.default == "collm"
+    assert service.why_not_ready() == "the thread that owns the models has died"
+
+
+async def test_the_environment_may_name_another_default() -> None:
+    settings = RankingSettings(default_ranker="llamarec")
+    service = ranking_service(folders("collm", "llamarec"), CATALOG, settings, CollectorRegistry())
+    assert (await service.models(Deadline.after_ms(1000))).default == "llamarec"
+    service.close()
+
+
+@pytest.mark.parametrize(
+    ("names", "default", "match"),
+    [(("collm", "other/collm"), None, "two rankers"), (("collm",), "llara", "TANDEM_DEFAULT_RANKER")],
+)
+def test_a_configuration_that_cannot_be_served_is_refused(
+    names: tuple[str, ...], default: str | None, match: str
+) -> None:
+    settings = RankingSettings(default_ranker=default)
+    with pytest.raises(BadInput, match=match):
+        ranking_service(folders(*names), CATALOG, settings, CollectorRegistry())
+
+
+def test_a_ranker_that_fails_its_self_test_stops_the_start() -> None:
+    with pytest.raises(GoldenMismatch):
+        ranking_service(folders("llara"), CATALOG, RankingSettings(), CollectorRegistry())
+
+
+def test_cllm4rec_is_served_as_recllm() -> None:
+    manifest = Manifest(kind="ranker", method="cllm4rec", metrics={"ndcg@10": 0.3, "by_band": {"a": 1}})
+    shown = card(manifest)
+    assert (shown.method, shown.name) == ("recllm", f"recllm@{manifest.version}")
+    assert shown.metrics == {"ndcg@10": 0.3}
+
+
+@pytest.mark.parametrize("service", ["all", "retrieval", "ranking", "gateway"])
+def test_a_folder_that_is_no_artifact_refuses_to_start(
+    service: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.http.logs.configure", lambda level: None)
+    model = {"all": "--retriever", "retrieval": "--retriever", "ranking": "--ranker"}.get(service)
+    words = ["serve", service, "--data", str(tmp_path), *([model, str(tmp_path)] if model else [])]
+    assert cli.main(words) == 3
+    assert str(tmp_path) in capsys.readouterr().err
