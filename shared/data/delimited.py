@@ -81,7 +81,7 @@ class _Text:
         """Writes the good records to `target`, without the header, and counts the others."""
         skipped = 0
         with target.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, delimiter=self.separator, lineterminator="\n")
+            writer = csv.writer(file, delimiter=self.separator, lineterminator="\n", quoting=csv.QUOTE_ALL)
             for line, fields in self._body():
                 fault = _fault(fields, width)
                 if not fault:

@@ -30,7 +30,7 @@ def test_no_item_has_the_index_of_padding() -> None:
 
 def test_unknown_ids_are_told_apart_in_order() -> None:
     assert FILMS.indices(["m2", "x", "m1", "y", "m2"]) == ([2, 1, 2], ["x", "y"])
-    with pytest.raises(UnknownItem, match="'x'.*2 items"):
+    with pytest.raises(UnknownItem, match=r"'x'.*2 items"):
         FILMS.index("x")
 
 
