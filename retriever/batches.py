@@ -40,9 +40,7 @@ def windows(sequences: Iterable[np.ndarray], window: int) -> list[np.ndarray]:
     return pieces
 
 
-def train_batches(
-    pieces: Sequence[np.ndarray], size: int, window: int, rng: np.random.Generator
-) -> Iterator[Tensor]:
+def train_batches(pieces: Sequence[np.ndarray], size: int, window: int, rng: np.random.Generator) -> Iterator[Tensor]:
     """One epoch in random order: B x (L + 1); inputs are [:, :-1], targets [:, 1:]."""
     order = rng.permutation(len(pieces))
     for start in range(0, len(order), size):

@@ -33,7 +33,7 @@ def retrieved(
     k: int,
     exclusion: Exclusion,
     window: int,
-    what: str = "retrieve",
+    what: str | None = "retrieve",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Items (int32) and scores (float32), users x k, best first; item 0 where the catalogue ran out."""
     items_UK = np.zeros((len(cases), k), dtype=np.int32)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from retriever.scan import scan
 from shared.catalog import PAD
 
 
@@ -31,19 +32,6 @@ class LRURecConfig:
     min_radius: float = 0.8
     max_radius: float = 0.99
     """|lambda| starts uniformly on this ring."""
-
-
-def scan(u_BLH: Tensor, lambda_H: Tensor) -> Tensor:
-    """h_t = lambda h_(t-1) + u_t for all t at once, by recursive doubling in ceil(log2 L) steps (section 3.2).
-
-    After step s, h_t holds the sum of lambda^j u_(t-j) over j < 2^s. lambda does not depend on t, so a
-    left-padded position whose u is 0 leaves the state at 0: padding of any length changes nothing.
-    """
-    h_BLH, power_H, shift = u_BLH, lambda_H, 1
-    while shift < u_BLH.shape[1]:
-        h_BLH = torch.cat([h_BLH[:, :shift], h_BLH[:, shift:] + power_H * h_BLH[:, :-shift]], dim=1)
-        power_H, shift = power_H * power_H, 2 * shift
-    return h_BLH
 
 
 class LRU(nn.Module):

@@ -112,7 +112,7 @@ def _sample(valid: list[Case]) -> list[Case]:
 
 def _recall_at_10(model: LRURec, valid: list[Case], window: int) -> float:
     retriever = LRURecRetriever(model, build_index(model), window)
-    items_UK, _ = retrieved(retriever, valid, 10, "window", window)
+    items_UK, _ = retrieved(retriever, valid, 10, "window", window, what=None)
     return float(metrics.recall(ranks(items_UK, valid), 10).mean())
 
 
@@ -141,9 +141,7 @@ class _Run:
         for p, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{p}.{name}": t for name, t in moments.items()}
         tensors["random"] = torch.get_rng_state()
-        facts = {
-            n: getattr(self, n) for n in ("config", "digest", "step", "best_step", "stale", "best", "seconds")
-        }
+        facts = {n: getattr(self, n) for n in ("config", "digest", "step", "best_step", "stale", "best", "seconds")}
         with writing(self.folder) as draft:
             save_file({n: t.contiguous().clone() for n, t in tensors.items()}, draft / "run.safetensors")
             write_text(draft / "run.json", json.dumps(facts | {"curve": self.curve}))

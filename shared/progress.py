@@ -18,8 +18,14 @@ class Advance(Protocol):
 
 
 @contextmanager
-def progress(what: str, total: int, unit: str, start: int = 0) -> Iterator[Advance]:
-    """`start` units were done before (a resumed run). Writes to stderr, so that stdout stays the result."""
+def progress(what: str | None, total: int, unit: str, start: int = 0) -> Iterator[Advance]:
+    """`start` units were done before (a resumed run). Writes to stderr, so that stdout stays the result.
+
+    what None: work inside work that already shows itself, silent.
+    """
+    if what is None:
+        yield lambda done=1, note="": None
+        return
     with (_bar if sys.stderr.isatty() else _lines)(what, total, unit, start) as advance:
         yield advance
 

@@ -1,0 +1,135 @@
+"""What every training of a ranker needs: LoRA on a frozen backbone, a schedule, float32 master weights, checkpoints.
+
+The loops themselves stand with the methods, in sight.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from shared.artifact import write_text, writing
+from shared.errors import BadInput
+
+ADAPTER = "adapter.safetensors"
+LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def add_lora(
+    model: Any,
+    *,
+    rank: int,
+    alpha: int,
+    dropout: float,
+    targets: tuple[str, ...],
+    dtype: torch.dtype | None = None,
+) -> Any:
+    """A peft model whose only trainable weights are A and B (Hu et al., 2021): W x + alpha / rank B A x."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), task_type="CAUSAL_LM"
+    )
+    wrapped = get_peft_model(model, config, autocast_adapter_dtype=False)
+    for parameter in wrapped.parameters():
+        if parameter.requires_grad and dtype is not None:
+            parameter.data = parameter.data.to(dtype)
+    return wrapped
+
+
+def adapter_weights(wrapped: Any) -> dict[str, Tensor]:
+    """A and B by their full names, detached copies."""
+    return {n: p.detach().clone() for n, p in wrapped.named_parameters() if p.requires_grad}
+
+
+def set_adapter_weights(wrapped: Any, weights: Mapping[str, Tensor]) -> None:
+    """Raises BadInput where names or shapes are not this adapter's."""
+    own = {n: p for n, p in wrapped.named_parameters() if p.requires_grad}
+    if {n: p.shape for n, p in own.items()} != {n: w.shape for n, w in weights.items()}:
+        raise BadInput("the adapter's weights do not fit the backbone and the LoRA config of its manifest")
+    for name, parameter in own.items():
+        parameter.data.copy_(weights[name])
+
+
+class MasterAdamW:
+    """AdamW on float32 copies of parameters that compute in bfloat16.
+
+    A bfloat16 weight has 8 bits: an update below 0.4 % of it would round to nothing.
+    """
+
+    def __init__(self, parameters: list[torch.nn.Parameter], weight_decay: float = 0.0) -> None:
+        self.parameters = parameters
+        self.masters = [torch.nn.Parameter(p.detach().float().clone()) for p in parameters]
+        self.adamw = torch.optim.AdamW(self.masters, lr=0.0, weight_decay=weight_decay)
+
+    def step(self, learning_rate: float, clip: float) -> None:
+        for master, parameter in zip(self.masters, self.parameters, strict=True):
+            master.grad = None if parameter.grad is None else parameter.grad.float()
+            parameter.grad = None
+        torch.nn.utils.clip_grad_norm_(self.masters, clip)
+        for group in self.adamw.param_groups:
+            group["lr"] = learning_rate
+        self.adamw.step()
+        self.publish()
+
+    def publish(self) -> None:
+        for master, parameter in zip(self.masters, self.parameters, strict=True):
+            parameter.data.copy_(master.data)
+
+    def tensors(self) -> dict[str, Tensor]:
+        flat = {f"master.{i}": m.detach() for i, m in enumerate(self.masters)}
+        for i, moments in self.adamw.state_dict()["state"].items():
+            flat |= {f"adam.{i}.{name}": t for name, t in moments.items()}
+        return flat
+
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        state = self.adamw.state_dict()
+        for name, t in tensors.items():
+            kind, *rest = name.split(".")
+            if kind == "master":
+                self.masters[int(rest[0])].data.copy_(t)
+            elif kind == "adam":
+                state["state"].setdefault(int(rest[0]), {})[rest[1]] = t
+        self.adamw.load_state_dict(state)
+        self.publish()
+
+
+def schedule(kind: Literal["linear", "cosine", "constant"], step: int, total: int, warmup: int) -> float:
+    """The learning rate's factor at a step from 0: a linear rise over `warmup`, then down to 0 at `total`."""
+    if step < warmup:
+        return (step + 1) / warmup
+    done = min(1.0, (step - warmup) / max(1, total - warmup))
+    shapes: dict[str, Callable[[float], float]] = {
+        "linear": lambda x: 1 - x,
+        "cosine": lambda x: 0.5 * (1 + math.cos(math.pi * x)),
+        "constant": lambda x: 1.0,
+    }
+    return shapes[kind](done)
+
+
+def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+    """Weights, moments and random state as safetensors, the rest as JSON; whole or not at all."""
+    with writing(folder) as draft:
+        everything = dict(tensors) | {"random": torch.get_rng_state()}
+        save_file({n: t.contiguous().clone() for n, t in everything.items()}, draft / "run.safetensors")
+        write_text(draft / "run.json", json.dumps(facts))
+
+
+def load_checkpoint(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Raises BadInput where there is none, or where it was begun with another identity (config, data)."""
+    if not (folder / "run.json").is_file():
+        raise BadInput(f"--resume: {folder} holds no checkpoint. Start without --resume.")
+    facts = json.loads((folder / "run.json").read_text())
+    for key, value in identity.items():
+        if facts.get(key) != json.loads(json.dumps(value)):
+            raise BadInput(f"--resume: {folder} was begun with another {key}. Start without --resume.")
+    tensors = load_file(folder / "run.safetensors")
+    torch.set_rng_state(tensors.pop("random"))
+    return tensors, facts

@@ -1,0 +1,112 @@
+"""Training examples: every prefix of every training sequence asks for what came next among 20 candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ranker.llamarec.model import LlamaRecConfig
+from ranker.prompt import PromptBuilder
+from shared.history import History
+from shared.protocols import Retriever
+
+BLOCK = 256
+POOL = 30
+"""How deep the retriever is asked for hard negatives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    prompt: list[int]
+    target_K: np.ndarray
+    """Shares of the labels, sum 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    user: int
+    length: int
+    """Items of history; the truth follows at this position of the sequence."""
+
+
+def prefixes(sequences: Sequence[np.ndarray]) -> list[Prefix]:
+    """Those with at least 2 items of history."""
+    return [Prefix(u, t) for u, s in enumerate(sequences) for t in range(2, len(s))]
+
+
+def examples(
+    sequences: Sequence[np.ndarray],
+    chosen: Sequence[Prefix],
+    builder: PromptBuilder,
+    retriever: Retriever,
+    items: int,
+    config: LlamaRecConfig,
+    first: int = 0,
+) -> Iterator[Example]:
+    """For chosen[first:], in order. Example i depends on the seed and i alone, so a resumed run goes on exactly.
+
+    The retriever is asked for a whole block at a time.
+    """
+    for start in range(first, len(chosen), BLOCK):
+        block = chosen[start : start + BLOCK]
+        histories = [History(tuple(sequences[p.user][: p.length].tolist())) for p in block]
+        hard = retriever.retrieve(histories, POOL, [h.items for h in histories]) if _asks(config) else [[]] * len(block)
+        for i, (prefix, history, found) in enumerate(zip(block, histories, hard, strict=True), start=start):
+            rng = np.random.default_rng((config.seed, 1, i))
+            following = sequences[prefix.user][prefix.length : prefix.length + config.targets].tolist()
+            right = list(dict.fromkeys(t for t in following if t == following[0] or t not in history.items))
+            scores = {c.item: c.score for c in found}
+            wrong = _negatives(right, history, list(scores), items, config, rng)
+            candidates = rng.permutation(right + wrong).tolist()
+            yield Example(builder.build(history.items, candidates), _target(candidates, right, scores, config))
+
+
+def binding_examples(builder: PromptBuilder, items: int, config: LlamaRecConfig, first: int = 0) -> Iterator[Example]:
+    """The copy task: random titles, which label is this one's?"""
+    listed = min(config.candidates, items)
+    for i in range(first, config.binding_prompts):
+        rng = np.random.default_rng((config.seed, 0, i))
+        candidates = (rng.choice(items, size=listed, replace=False) + 1).tolist()
+        place = int(rng.integers(listed))
+        target_K = np.eye(config.candidates, dtype=np.float32)[place]
+        yield Example(builder.build_binding(candidates[place], candidates), target_K)
+
+
+def _asks(config: LlamaRecConfig) -> bool:
+    return config.negatives != "uniform" or config.teacher > 0
+
+
+def _negatives(
+    right: list[int],
+    history: History,
+    hard: list[int],
+    items: int,
+    config: LlamaRecConfig,
+    rng: np.random.Generator,
+) -> list[int]:
+    """Distinct, none of them right and none in the history."""
+    wanted = config.candidates - len(right)
+    from_retriever = {"uniform": 0, "mixed": wanted // 2, "hard": wanted}[config.negatives]
+    taken = [i for i in hard if i not in right][:from_retriever]
+    barred = {*right, *taken, *history.items}
+    while len(taken) < wanted and len(barred) < items:
+        for i in (rng.integers(items, size=wanted) + 1).tolist():
+            if i not in barred and len(taken) < wanted:
+                taken.append(i)
+                barred.add(i)
+    return taken
+
+
+def _target(candidates: list[int], right: list[int], scores: dict[int, float], config: LlamaRecConfig) -> np.ndarray:
+    truth_K = np.array([i in right for i in candidates], dtype=np.float32)
+    truth_K = np.pad(truth_K / truth_K.sum(), (0, config.candidates - len(candidates)))
+    if config.teacher == 0:
+        return truth_K
+    # An item below the retriever's POOL gets the lowest score that it gave.
+    floor = min(scores.values(), default=0.0)
+    teacher_K = np.array([scores.get(i, floor) for i in candidates], dtype=np.float32)
+    teacher_K = np.exp(teacher_K - teacher_K.max())
+    teacher_K = np.pad(teacher_K / teacher_K.sum(), (0, config.candidates - len(candidates)))
+    return (1 - config.teacher) * truth_K + config.teacher * teacher_K

@@ -1,0 +1,127 @@
+"""LlamaRec: the logits of the candidates' letters after the prompt are their scores (Yue et al., arXiv 2311.02089).
+
+Shapes:  B prompts  D hidden width  V vocabulary  K labels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ranker.backbone import SMOLLM2, Quantization
+from ranker.fit import LINEAR_LAYERS
+from shared.config import override
+from shared.errors import BadInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlamaRecConfig:
+    backbone: str = SMOLLM2
+    layers: int = 0
+    """Keep only the backbone's first layers; 0 keeps all."""
+    quantization: Quantization = "none"
+    template: Literal["paper", "compact"] = "compact"
+    candidates: int = 20
+    history: int = 20
+    """Items of history in the prompt."""
+    title_tokens: int = 32
+    max_tokens: int = 1536
+    lora_rank: int = 8
+    lora_alpha: int = 32
+    lora_dropout: float = 0.05
+    lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
+    negatives: Literal["uniform", "hard", "mixed"] = "uniform"
+    """uniform: at random from the catalogue (the paper). hard: the retriever's best. mixed: half of each."""
+    targets: int = 1
+    """How many of the user's next items count as right, each with an equal share of the target."""
+    teacher: float = 0.0
+    """Share of the target that is the retriever's softmax over the candidates instead of the truth."""
+    loss: Literal["vocabulary", "labels"] = "vocabulary"
+    """Cross-entropy over the whole vocabulary (the paper), or over the labels alone."""
+    binding_prompts: int = 0
+    """Prompts of the copy task before the first recommendation prompt."""
+    prompts: int = 0
+    """Recommendation prompts; 0 is one epoch over every prefix of every training sequence."""
+    batch: int = 16
+    learning_rate: float = 1e-4
+    warmup: int = 100
+    """Steps."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    clip: float = 1.0
+    validate_every: int = 2000
+    """Prompts."""
+    validation_users: int = 2000
+    patience: int = 5
+    """Validations without a better NDCG@10 before the training stops."""
+    seed: int = 42
+
+
+def paper() -> LlamaRecConfig:
+    """Section 4.1 on meta-llama/Llama-2-7b-hf with NF4: needs a GPU of 24 GB."""
+    return LlamaRecConfig(backbone="meta-llama/Llama-2-7b-hf", quantization="nf4", template="paper", batch=16)
+
+
+def paper_format() -> LlamaRecConfig:
+    """The paper's prompt and negatives on the small backbone."""
+    return LlamaRecConfig(template="paper")
+
+
+def small() -> LlamaRecConfig:
+    """For SmolLM2 on a GPU: letters after titles, LoRA everywhere, one epoch."""
+    return LlamaRecConfig(lora_targets=LINEAR_LAYERS, learning_rate=5e-4, binding_prompts=2000, negatives="mixed")
+
+
+def demo() -> LlamaRecConfig:
+    """What two CPU cores train in about an hour, and what ships for ML-100K."""
+    return LlamaRecConfig(
+        layers=16,
+        history=10,
+        title_tokens=16,
+        lora_targets=LINEAR_LAYERS,
+        negatives="hard",
+        targets=3,
+        binding_prompts=1024,
+        prompts=12_000,
+        learning_rate=1e-3,
+        warmup=20,
+        validate_every=2000,
+        validation_users=500,
+    )
+
+
+RECIPES: dict[str, Callable[[], LlamaRecConfig]] = {
+    "paper": paper,
+    "paper-format": paper_format,
+    "small": small,
+    "demo": demo,
+}
+
+
+def configure(recipe: str, overrides: dict[str, str]) -> LlamaRecConfig:
+    """Raises BadInput for an unknown recipe, an unknown field or a value of the wrong type."""
+    if recipe not in RECIPES:
+        raise BadInput(f"recipe {recipe!r} is unknown for llamarec; there are {', '.join(RECIPES)}")
+    config = override(RECIPES[recipe](), overrides)
+    if not 2 <= config.candidates <= 20:
+        raise BadInput(f"candidates={config.candidates}: there are 20 letters, so 2 to 20")
+    return config
+
+
+def verbalizer_loss(
+    hidden_BD: Tensor, head_VD: Tensor, labels_K: Tensor, target_BK: Tensor, over: Literal["vocabulary", "labels"]
+) -> Tensor:
+    """Mean cross-entropy of the target shares against the labels' probabilities (equation 5 with one hot target).
+
+    target_BK sums to 1 per row. With one right label it is the paper's next-token loss on the letter.
+    """
+    labels_BK = F.linear(hidden_BD, head_VD[labels_K]).float()
+    if over == "labels":
+        normal_B = torch.logsumexp(labels_BK, dim=-1)
+    else:
+        normal_B = torch.logsumexp(F.linear(hidden_BD, head_VD).float(), dim=-1)
+    return ((normal_B[:, None] - labels_BK) * target_BK).sum(-1).mean()

@@ -1,0 +1,237 @@
+"""Training LlamaRec: an optional binding warm-up, then recommendation prompts; LoRA alone learns.
+
+The best adapter by NDCG@10 on validation users whose truth the retriever found; then the blend is fitted on them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ranker import backbone as backbones
+from ranker.blend import Fit, fit, truth_ranks
+from ranker.engines.local import LocalEngine, last_hidden
+from ranker.evaluate import Questions, ask, score
+from ranker.fit import (
+    ADAPTER,
+    MasterAdamW,
+    adapter_weights,
+    add_lora,
+    load_checkpoint,
+    save_checkpoint,
+    schedule,
+    set_adapter_weights,
+)
+from ranker.llamarec.batches import Example, Prefix, binding_examples, examples, prefixes
+from ranker.llamarec.model import LlamaRecConfig, verbalizer_loss
+from ranker.prompt import PromptBuilder
+from shared import metrics
+from shared.artifact import Manifest, package_versions, seal, writing
+from shared.catalog import Catalog
+from shared.data.prepared import Prepared
+from shared.data.split import Case, cases, train_sequence
+from shared.errors import BadInput
+from shared.progress import progress
+from shared.protocols import Retriever
+
+
+def prompt_builder(tokenizer: object, catalog: Catalog, config: LlamaRecConfig) -> PromptBuilder:
+    return PromptBuilder(
+        tokenizer,
+        catalog,
+        config.template,
+        max_history=config.history,
+        max_title_tokens=config.title_tokens,
+        max_tokens=config.max_tokens,
+    )
+
+
+def train(
+    data: Prepared,
+    retriever: Retriever,
+    retriever_name: str,
+    config: LlamaRecConfig,
+    out: Path,
+    resume: bool = False,
+    device: str = "auto",
+) -> Manifest:
+    """Writes the artifact to `out` and returns its manifest; `out`.partial holds the checkpoint meanwhile."""
+    torch.manual_seed(config.seed)
+    base = backbones.load(config.backbone, layers=config.layers, device=device, quantization=config.quantization)
+    wrapped = add_lora(
+        base.model,
+        rank=config.lora_rank,
+        alpha=config.lora_alpha,
+        dropout=config.lora_dropout,
+        targets=config.lora_targets,
+        dtype=base.dtype,
+    ).to(base.device)
+    builder = prompt_builder(base.tokenizer, data.catalog, config)
+    labels_K = torch.tensor(builder.labels[: config.candidates], device=base.device)
+    engine = LocalEngine(base)
+    sequences = [train_sequence(s) for s in data.sequences()]
+    chosen = _choose(sequences, config)
+    valid = ask(retriever, _spread(list(cases(data, "valid")), config.validation_users), config.candidates)
+    optimizer = MasterAdamW([p for p in wrapped.parameters() if p.requires_grad])
+    run = _Run(out.with_name(out.name + ".partial"), config, data.digest)
+    if resume:
+        run.restore(wrapped, optimizer)
+    total = config.binding_prompts + len(chosen)
+    stream = _stream(sequences, chosen, builder, retriever, len(data.catalog), config, run.prompts)
+    began = time.monotonic() - run.seconds
+    with progress("train llamarec", total, "prompts", start=run.prompts) as advance:
+        while run.stale < config.patience and (batch := list(islice(stream, config.batch))):
+            wrapped.train()
+            hidden_BD = last_hidden(base.model, [e.prompt for e in batch], base.device)
+            target_BK = torch.from_numpy(np.stack([e.target_K for e in batch])).to(base.device)
+            loss = verbalizer_loss(hidden_BD, base.model.lm_head.weight, labels_K, target_BK, config.loss)
+            loss.backward()
+            step = run.prompts // config.batch
+            rate = schedule(config.schedule, step, -(-total // config.batch), config.warmup)
+            optimizer.step(config.learning_rate * rate, config.clip)
+            run.heard(float(loss), len(batch))
+            advance(len(batch), f"loss {run.loss:.3f}  best NDCG@10 {run.best:.4f}")
+            if run.validation_is_due(total):
+                wrapped.eval()
+                run.seconds = time.monotonic() - began
+                run.validated(_ndcg(engine, builder, valid, config), wrapped, optimizer)
+    wrapped.eval()
+    if run.best_weights:
+        set_adapter_weights(wrapped, run.best_weights)
+    everyone = ask(retriever, list(cases(data, "valid")), config.candidates)
+    logits_UC, _ = score(engine, builder, everyone, "fit the blend")
+    fitted = fit(everyone.scores_UC, logits_UC, everyone.truth_U, config.seed)
+    golden = _golden(engine, builder, everyone)
+    return _write(data, retriever_name, config, builder, wrapped, run, fitted, golden, out)
+
+
+def _choose(sequences: Sequence[np.ndarray], config: LlamaRecConfig) -> list[Prefix]:
+    every = prefixes(sequences)
+    if not every:
+        raise BadInput("no user has three training items: there is no prompt to train on. Lower --min-user.")
+    rng = np.random.default_rng((config.seed, 2))
+    order = rng.permutation(len(every))
+    wanted = config.prompts or len(every)
+    return [every[i] for i in np.resize(order, wanted)]
+
+
+def _stream(
+    sequences: Sequence[np.ndarray],
+    chosen: list[Prefix],
+    builder: PromptBuilder,
+    retriever: Retriever,
+    items: int,
+    config: LlamaRecConfig,
+    seen: int,
+) -> Iterator[Example]:
+    binding = binding_examples(builder, items, config, first=seen)
+    first = max(0, seen - config.binding_prompts)
+    return chain(binding, examples(sequences, chosen, builder, retriever, items, config, first))
+
+
+def _spread(everyone: list[Case], wanted: int) -> list[Case]:
+    return everyone[:: max(1, len(everyone) // wanted)] if wanted else everyone
+
+
+def _ndcg(engine: LocalEngine, builder: PromptBuilder, questions: Questions, config: LlamaRecConfig) -> float:
+    logits_UC, _ = score(engine, builder, questions, None)
+    return float(metrics.ndcg(truth_ranks(logits_UC, questions.truth_U), 10).mean())
+
+
+class _Run:
+    """How far a run is, and the best adapter so far."""
+
+    def __init__(self, folder: Path, config: LlamaRecConfig, digest: str) -> None:
+        self.folder = folder
+        self.identity = {"config": asdict(config), "data": digest}
+        self.config = config
+        self.prompts = self.stale = self.best_prompts = 0
+        self.best, self.loss, self.seconds = -1.0, 0.0, 0.0
+        self.curve: list[tuple[int, float, float]] = []
+        self.best_weights: dict[str, Tensor] = {}
+        self._due = config.binding_prompts
+
+    def heard(self, loss: float, prompts: int) -> None:
+        """The loss that is shown is a running mean over some 20 batches."""
+        self.loss = loss if not self.prompts else 0.95 * self.loss + 0.05 * loss
+        self.prompts += prompts
+
+    def validation_is_due(self, total: int) -> bool:
+        """After the binding warm-up, then every `validate_every` prompts, and at the end."""
+        done = self.prompts - self.config.binding_prompts
+        return self.prompts >= total or (done >= 0 and len(self.curve) <= done // self.config.validate_every)
+
+    def validated(self, ndcg: float, wrapped: object, optimizer: MasterAdamW) -> None:
+        self.curve.append((self.prompts, ndcg, self.loss))
+        if ndcg > self.best:
+            self.best, self.stale, self.best_prompts = ndcg, 0, self.prompts
+            self.best_weights = adapter_weights(wrapped)
+        else:
+            self.stale += 1
+        facts = {n: getattr(self, n) for n in _FACTS}
+        tensors = optimizer.tensors() | {f"best.{n}": t for n, t in self.best_weights.items()}
+        save_checkpoint(self.folder, tensors, self.identity | facts)
+
+    def restore(self, wrapped: object, optimizer: MasterAdamW) -> None:
+        tensors, facts = load_checkpoint(self.folder, self.identity)
+        for name in _FACTS:
+            setattr(self, name, facts[name])
+        optimizer.restore(tensors)
+        self.best_weights = {n[5:]: t for n, t in tensors.items() if n.startswith("best.")}
+
+
+_FACTS = ("prompts", "stale", "best", "best_prompts", "loss", "seconds", "curve")
+
+
+def _golden(engine: LocalEngine, builder: PromptBuilder, questions: Questions) -> dict[str, list[Any]]:
+    """One prompt and its label logits, which every later load must reproduce."""
+    prompt = builder.build(questions.histories[0].tolist(), questions.items_UC[0][questions.items_UC[0] > 0].tolist())
+    scores = engine.label_logits([prompt], builder.labels)
+    return {"prompt": prompt, "logits": [round(float(x), 4) for x in scores.logits_BK[0]]}
+
+
+def _write(
+    data: Prepared,
+    retriever_name: str,
+    config: LlamaRecConfig,
+    builder: PromptBuilder,
+    wrapped: object,
+    run: _Run,
+    fitted: Fit,
+    golden: dict[str, list[Any]],
+    out: Path,
+) -> Manifest:
+    manifest = Manifest(
+        kind="ranker",
+        method="llamarec",
+        config=asdict(config),
+        seed=config.seed,
+        metrics={
+            "valid_ndcg@10": run.best,
+            "best_prompts": run.best_prompts,
+            "prompts": run.prompts,
+            "train_seconds": round(run.seconds, 1),
+            "curve": run.curve,
+            "blend_gain": asdict(fitted.gain),
+            "blend_curve": fitted.curve,
+        },
+        extra={"labels": builder.labels, "blend": fitted.weight, "golden": golden, "trained_with": retriever_name},
+        data_digest=data.digest,
+        catalog_fingerprint=data.catalog.fingerprint(),
+        packages=package_versions("torch", "transformers", "peft", "numpy", "safetensors", "tandem-rec"),
+    )
+    with writing(out) as draft:
+        save_file({n: t.cpu().contiguous() for n, t in adapter_weights(wrapped).items()}, draft / ADAPTER)
+        manifest = seal(draft, manifest)
+    shutil.rmtree(run.folder, ignore_errors=True)
+    return manifest

@@ -1,0 +1,151 @@
+"""The prompt as token ids: a fixed frame with titles set into it, one by one.
+
+The frame is tokenized once and titles apart from it, so no title can merge with the frame or close it: a newline,
+`(B)` or `### Response` in a title stays inside that title. Order: instruction, history, candidates, cue, so that a
+user's prompts share the longest possible prefix.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ranker.labels import LETTERS, label_ids, tokens, tokens_after
+from shared.catalog import Catalog
+
+_FRAME_MARKS = re.compile(r"-+>|#{2,}|\(([A-Z])\)")
+_SPACE = re.compile(r"\s+")
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """The frame. `{n}` is a history place from 1, `{label}` a candidate's label; `{title}` splits a line."""
+
+    head: str
+    history_line: str
+    pool: str
+    candidate_line: str
+    cue: str
+    binding_cue: str
+    """In the cue's place, asks for the label of one listed title (the binding warm-up)."""
+    label: str
+    """How the label's text looks right after the cue."""
+
+
+PAPER = Template(
+    head=(
+        "Below is an instruction that describes a task, paired with an input that provides further context. "
+        "Write a response that appropriately completes the request.\n\n### Instruction:\nGiven the user's history "
+        "in chronological order, pick the item to recommend from the candidate pool by its index letter."
+        "\n\n### Input:\nUser history:"
+    ),
+    history_line="\n({n}) {title}",
+    pool="\n\nCandidate pool:",
+    candidate_line="\n({label}) {title}",
+    cue="\n\n### Response:\n",
+    binding_cue="\n\nThe letter of {title}\n\n### Response:\n",
+    label="{label}",
+)
+"""LlamaRec's format (section 3.3): an Alpaca frame, the letter before the title, the bare letter as answer."""
+
+COMPACT = Template(
+    head="Chosen so far, oldest first:",
+    history_line="\n{title}",
+    pool="\n\nCandidates:",
+    candidate_line="\n{title} -> {label}",
+    cue="\n\nChosen next ->",
+    binding_cue="\n\n{title} ->",
+    label=" {label}",
+)
+"""The letter after the title, as the very token that answers: its own state has seen the title, so one attention
+hop binds the two. A small backbone learns this; before the title the letter knows nothing (docs/log.md)."""
+
+TEMPLATES = {"paper": PAPER, "compact": COMPACT}
+
+
+def neutral(title: str) -> str:
+    """The title without the frame's marks, on one line."""
+    text = _FRAME_MARKS.sub(lambda m: m.group(1) or "-", title)
+    return _SPACE.sub(" ", "".join(c if c.isprintable() else " " for c in text)).strip() or "untitled"
+
+
+class PromptBuilder:
+    """Token ids of prompts over one catalogue. Titles are tokenized once, at construction."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        catalog: Catalog,
+        template: str,
+        *,
+        max_history: int,
+        max_title_tokens: int = 32,
+        max_tokens: int = 1536,
+        labels: Sequence[str] = LETTERS,
+    ) -> None:
+        self.template = TEMPLATES[template]
+        self.max_history, self.max_tokens = max_history, max_tokens
+        t = self.template
+        # "a" stands for whatever text the piece follows: a letter never merges with a line break or a space.
+        begin = [] if tokenizer.bos_token_id is None or not _wants_bos(tokenizer) else [tokenizer.bos_token_id]
+        self.head = begin + tokens(tokenizer, t.head)
+        self.history_lines = [_line(tokenizer, t.history_line, n=n) for n in range(1, max_history + 1)]
+        self.pool = tokens_after(tokenizer, "a", t.pool)
+        self.candidate_lines = [_line(tokenizer, t.candidate_line, label=label) for label in labels]
+        self.cue = tokens_after(tokenizer, "a", t.cue)
+        self.labels = label_ids(tokenizer, "a" + t.cue, [t.label.format(label=label) for label in labels])
+        ask_before, ask_after = _line(tokenizer, t.binding_cue)
+        self.ask = (ask_before, ask_after)
+        spaced = t.history_line.partition("{title}")[0].endswith(" ")
+        self.titles = _titles(tokenizer, catalog, max_title_tokens, "a" if spaced else "", " " if spaced else "\n")
+
+    def build(self, history: Sequence[int], candidates: Sequence[int]) -> list[int]:
+        """Token ids for dense indices: history oldest first, candidate i gets label i.
+
+        Past max_tokens the oldest history goes first; the candidates and the cue always stay.
+        """
+        tail = self._pool(candidates) + self.cue
+        kept = list(history[-self.max_history :]) if self.max_history else []
+        while True:
+            lines: list[int] = []
+            for (before, after), item in zip(self.history_lines, kept, strict=False):
+                lines += before + self.titles[item] + after
+            if not kept or len(self.head) + len(lines) + len(tail) <= self.max_tokens:
+                return self.head + lines + tail
+            kept = kept[1:]
+
+    def build_binding(self, asked: int, candidates: Sequence[int]) -> list[int]:
+        """The copy task of the warm-up: no history, and the cue asks for the label of `asked`."""
+        before, after = self.ask
+        return self.head[:1] + self._pool(candidates) + before + self.titles[asked] + after
+
+    def _pool(self, candidates: Sequence[int]) -> list[int]:
+        pool = list(self.pool)
+        for (before, after), item in zip(self.candidate_lines, candidates, strict=False):
+            pool += before + self.titles[item] + after
+        return pool
+
+
+def _line(tokenizer: Any, line: str, **values: object) -> tuple[list[int], list[int]]:
+    """The tokens before and after the title. A space before it belongs to the title's first token."""
+    before, after = line.format(title="\0", **values).split("\0")
+    return tokens_after(tokenizer, "a", before.rstrip(" ")), tokens_after(tokenizer, "a", after)
+
+
+def _titles(tokenizer: Any, catalog: Catalog, limit: int, context: str, gap: str) -> list[list[int]]:
+    """By dense index, each as it stands in a line; all titles in one call, which is many times faster."""
+    texts = [neutral(title) for title in catalog.titles[1:]]
+    known = tokens(tokenizer, context + ("" if gap == " " else gap))
+    whole = [context + gap + text for text in texts]
+    encoded = tokenizer(whole, add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
+    titles: list[list[int]] = [[]]
+    for ids in encoded:
+        assert ids[: len(known)] == known, "a title merged with the frame"
+        titles.append(ids[len(known) :][:limit])
+    return titles
+
+
+def _wants_bos(tokenizer: Any) -> bool:
+    return tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
