@@ -114,24 +114,25 @@ class RecommendAnswer(_Answer):
     timing_ms: Timing
 
 
-# Gateway -> retrieval: POST /retrieve
+# Gateway -> retrieval: POST /retrieve. What comes from our own stores is bounded by the size of the body alone: an
+# odd id in a data folder must not turn into an error for the user who has it.
 
 
 class RetrieveRequest(_Request):
-    user_id: Id | None = None
-    history: list[Id] = Field(default_factory=list, max_length=MAX_HISTORY)
+    user_id: str | None = None
+    history: list[str] = Field(default_factory=list, max_length=MAX_HISTORY)
     k: int = Field(default=RERANKED, ge=1, le=MAX_LIMIT + RERANKED)
-    exclude_item_ids: list[Id] = Field(
+    exclude_item_ids: list[str] = Field(
         default_factory=list,
         max_length=MAX_SEEN + MAX_EXCLUDED,
         description="Beside the history, which is always excluded: also the items before it.",
     )
-    categories: list[Id] = Field(default_factory=list, max_length=50)
+    categories: list[str] = Field(default_factory=list, max_length=50)
     metadata: bool = False
 
 
 class RetrievedItem(_Answer):
-    item_id: Id
+    item_id: str
     score: Score
     metadata: ItemMetadata | None = None
 
@@ -151,8 +152,8 @@ class RetrieveAnswer(_Answer):
 
 
 class RankRequest(_Request):
-    user_id: Id | None = None
-    history: list[Id] = Field(max_length=MAX_HISTORY)
+    user_id: str | None = None
+    history: list[str] = Field(max_length=MAX_HISTORY)
     ranker: RankerName | None = None
     candidates: list[RetrievedItem] = Field(min_length=1, max_length=RERANKED)
     catalog: str = Field(description="Fingerprint of the catalogue that the candidates come from.")

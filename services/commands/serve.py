@@ -8,6 +8,8 @@ from typing import Annotated
 
 import tyro
 
+from shared.errors import BadInput
+
 Folders = Annotated[tuple[Path, ...], tyro.conf.UseAppendAction]
 
 
@@ -106,9 +108,7 @@ def _all(args: All) -> None:
     prepared = load(args.data)
     retrieval = retrieval_service(args.retriever, prepared.catalog)
     registry = CollectorRegistry()
-    ranking = ranking_service(
-        args.ranker, prepared.catalog, RankingSettings(), registry, args.backbone, args.device
-    )
+    ranking = ranking_service(args.ranker, prepared.catalog, RankingSettings(), registry, args.backbone, args.device)
     if not args.ranker:
         settings = settings.model_copy(update={"default_ranker": "retrieval"})
     app = embedded.create(settings, MemoryHistories(prepared), retrieval, ranking, registry)
@@ -152,6 +152,8 @@ def _ranking(args: Ranking) -> None:
     from services.ranking.settings import RankingSettings
     from shared.data.prepared import load
 
+    if not args.ranker:
+        raise BadInput("a ranking service without a ranker ranks nothing: give --ranker at least once")
     settings = RankingSettings()
     logs.configure(settings.log_level)
     registry = CollectorRegistry()

@@ -83,14 +83,10 @@ def compose(
                 await refreshing
 
     router = routes(recommender, histories, retrieval, ranking)
-    return application(
-        "Tandem", [router], popular.why_not_ready, settings, registry, lifespan, description=DESCRIPTION
-    )
+    return application("Tandem", [router], popular.why_not_ready, settings, registry, lifespan, description=DESCRIPTION)
 
 
-def routes(
-    recommender: Recommender, histories: Histories, retrieval: RetrievalPort, ranking: RankingPort
-) -> APIRouter:
+def routes(recommender: Recommender, histories: Histories, retrieval: RetrievalPort, ranking: RankingPort) -> APIRouter:
     router = APIRouter()
     policy = recommender.policy
 

@@ -21,9 +21,7 @@ class Answers:
         self.answers = Counter(
             "tandem_recommendations", "Answers, by what ordered their first item.", ("source",), registry=registry
         )
-        self.degraded = Counter(
-            "tandem_degradations", "Degraded answers, by reason.", ("reason",), registry=registry
-        )
+        self.degraded = Counter("tandem_degradations", "Degraded answers, by reason.", ("reason",), registry=registry)
         self.stages = Histogram(
             "tandem_stage_seconds",
             "Time of one answer in each stage.",

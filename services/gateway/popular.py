@@ -8,7 +8,6 @@ import structlog
 
 from services.gateway.ports import RetrievalPort
 from shared.deadline import Deadline
-from shared.errors import TandemError
 from shared.wire import RetrieveAnswer
 
 KEPT = 2_000
@@ -29,7 +28,7 @@ class Popular:
         try:
             async with asyncio.timeout(FETCH_MS / 1000):
                 self.latest = await self._retrieval.popular(KEPT, Deadline.after_ms(FETCH_MS))
-        except (TandemError, TimeoutError) as error:
+        except Exception as error:  # whatever it was, the loop must go on
             log.warning("popularity not refreshed", error=type(error).__name__)
             return False
         return True

@@ -82,9 +82,7 @@ class Course:
     def degrade(self, reason: Degradation, error: TandemError) -> None:
         """Notes it, or raises what the caller gets who allows no degraded answer."""
         if not self.request.allow_degraded:
-            raise (
-                error if isinstance(error, Unavailable | DeadlineExceeded) else Unavailable(str(error))
-            ) from error
+            raise (error if isinstance(error, Unavailable | DeadlineExceeded) else Unavailable(str(error))) from error
         self.degradation.append(reason)
 
 
@@ -134,6 +132,7 @@ class Recommender:
             metadata="metadata" in request.include,
         )
         banned = {*history, *request.exclude_item_ids}
+        asked_ms = course.elapsed_ms()
         try:
             answer = await _within(course.deadline, self._retrieval.retrieve(question, course.deadline))
         except TandemError as error:
@@ -141,7 +140,7 @@ class Recommender:
             answer = self._fallback(error)
             return answer.model_copy(update={"items": _allowed(answer.items, banned, request.filter.categories)})
         finally:
-            course.retrieval_ms = course.elapsed_ms()
+            course.retrieval_ms = course.elapsed_ms() - asked_ms
         if answer.source == "popularity":
             course.degradation.append("cold_user")
         return answer.model_copy(update={"items": _allowed(answer.items, banned)})

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from fastapi import APIRouter, FastAPI
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from services.http import health, problems
 from services.http.admission import Admission
@@ -30,12 +30,13 @@ def application(
     """Every route also stands under /v1, except the health ones."""
     app = FastAPI(title=title, description=description, version="1", lifespan=lifespan, redoc_url=None)
     problems.install(app)
+    ProcessCollector(registry=registry)
     app.include_router(health.routes(ready, registry))
     for router in routers:
         app.include_router(router, responses=problems.DOCUMENTED)
         app.include_router(router, prefix="/v1", responses=problems.DOCUMENTED)
     # The last one added is the outermost.
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_seconds=settings.max_body_seconds)
     app.add_middleware(Departure)
     app.add_middleware(Admission, max_concurrency=settings.max_concurrency)
     app.add_middleware(Observe, registry=registry)

@@ -38,9 +38,7 @@ class Departure:
 
         async def note_answer(message: Message) -> None:
             nonlocal answered
-            answered = answered or (
-                message["type"] == "http.response.body" and not message.get("more_body", False)
-            )
+            answered = answered or (message["type"] == "http.response.body" and not message.get("more_body", False))
             await send(message)
 
         reader = asyncio.create_task(read())

@@ -40,4 +40,5 @@ def hashed(user_id: str | None, salt: str) -> str | None:
     """16 hex digits that stand for one user in the logs."""
     if user_id is None:
         return None
-    return hashlib.blake2b(user_id.encode(errors="replace"), key=salt.encode(), digest_size=8).hexdigest()
+    key = hashlib.sha256(salt.encode()).digest()
+    return hashlib.blake2b(user_id.encode(errors="replace"), key=key, digest_size=8).hexdigest()

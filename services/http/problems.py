@@ -100,9 +100,7 @@ def problem(
 
 def of_error(error: TandemError, request_id: str | None) -> Response:
     kind = kind_of(error)
-    detail = (
-        "The fault is on our side; the log tells more under this request id." if kind is INTERNAL else str(error)
-    )
+    detail = "The fault is on our side; the log tells more under this request id." if kind is INTERNAL else str(error)
     return problem(kind, detail, request_id, headers=_retry_after(error))
 
 
@@ -191,6 +189,7 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
         400: "The body is not JSON",
         404: "No such item, user or route",
         409: "The catalogues differ",
+        408: "The body took too long to arrive",
         413: "The body is too large",
         422: "The request does not have the documented form, or asks for what cannot be done",
         500: "A fault of ours",

@@ -14,6 +14,9 @@ class HttpSettings(BaseSettings):
     max_body_bytes: int = Field(
         default=1 << 20, ge=1024, description="A larger request body is refused with 413. Bytes."
     )
+    max_body_seconds: float = Field(
+        default=10, gt=0, description="A body that takes longer to arrive is refused with 408. Seconds."
+    )
     max_concurrency: int = Field(
         default=128,
         ge=1,
@@ -27,6 +30,5 @@ class HttpSettings(BaseSettings):
     )
     log_salt: str = Field(
         default="",
-        max_length=64,
         description="Keys the hash that stands for a user id in the logs. Set the same secret in all services.",
     )

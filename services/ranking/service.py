@@ -58,9 +58,7 @@ class RankingService:
         self._catalog.require(request.catalog, "the request")
         history, _ = self._catalog.indices(request.history)
         candidates = self._candidates(request)
-        ranked = await self._batcher.rank(
-            served.ranker, History(tuple(history), request.user_id), candidates, deadline
-        )
+        ranked = await self._batcher.rank(served.ranker, History(tuple(history), request.user_id), candidates, deadline)
         _require_sense(served.card.name, ranked, candidates)
         return self._answer(name, served, ranked)
 

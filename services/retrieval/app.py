@@ -24,9 +24,7 @@ def create(settings: RetrievalSettings, service: RetrievalService) -> FastAPI:
         yield
         service.close()
 
-    return application(
-        "Tandem retrieval", [routes(service)], lambda: None, settings, CollectorRegistry(), lifespan
-    )
+    return application("Tandem retrieval", [routes(service)], lambda: None, settings, CollectorRegistry(), lifespan)
 
 
 def routes(service: RetrievalService) -> APIRouter:

@@ -10,6 +10,7 @@ import pytest
 from services.gateway.popular import Popular
 from services.gateway.ports import RankingPort, RetrievalPort
 from services.gateway.recommend import Policy, Recommender
+from shared.catalog import Catalog, Item
 from shared.errors import (
     BadAnswer,
     BadInput,
@@ -132,9 +133,7 @@ async def test_the_default_ranker_is_the_policys() -> None:
     assert ranking.requests[0].ranker == "collm"
 
 
-@pytest.mark.parametrize(
-    "who", [{"user_id": "nobody"}, {"user_id": "empty"}, {"history": []}, {"history": ["nope"]}]
-)
+@pytest.mark.parametrize("who", [{"user_id": "nobody"}, {"user_id": "empty"}, {"history": []}, {"history": ["nope"]}])
 async def test_a_cold_user_gets_what_is_popular_and_is_told(who: dict[str, Any]) -> None:
     found = await answer(**who, limit=3)
     assert ids(found) == ["i1", "i2", "i3"]
@@ -267,6 +266,15 @@ async def test_a_long_stored_history_is_excluded_as_a_whole() -> None:
     )
     assert set(ids(found)) == {f"i{n}" for n in range(2501, 3001)}
     assert ranking.requests[0].history[0] == "i1501"
+
+
+async def test_an_odd_id_in_a_stored_history_is_no_error() -> None:
+    items = Catalog((*fakes.catalog().items, Item("x" * 500, "Long"), Item("new\nline", "Broken")))
+    users = fakes.FakeHistories(odd=["x" * 500, "new\nline"])
+    retrieval = fakes.retrieval_service(items)
+    recommender = Recommender(users, retrieval, fakes.ranking_service(items), Popular(retrieval), Policy())
+    found = await recommender.recommend(RecommendRequest(user_id="odd"), recommender.policy.deadline())
+    assert (len(found.items), found.degraded, found.missing_ids) == (10, False, [])
 
 
 def test_the_shortest_budget_counts() -> None:

@@ -25,9 +25,7 @@ from shared.wire import RankRequest
 
 pytestmark = pytest.mark.anyio
 
-ASKED = RankRequest.model_validate(
-    {"history": ["i1"], "candidates": [{"item_id": "i2", "score": 1}], "catalog": "abc"}
-)
+ASKED = RankRequest.model_validate({"history": ["i1"], "candidates": [{"item_id": "i2", "score": 1}], "catalog": "abc"})
 GOOD = {
     "items": [{"item_id": "i2", "score": 1.0}],
     "model": "llamarec@1",
@@ -116,9 +114,7 @@ def _raising(error: Exception) -> Handler:
         (lambda _: httpx.Response(200, content=b"[" * 100_000), BadAnswer),
     ],
 )
-async def test_whatever_a_network_does_is_an_error_of_the_tree(
-    handler: Handler, expected: type[TandemError]
-) -> None:
+async def test_whatever_a_network_does_is_an_error_of_the_tree(handler: Handler, expected: type[TandemError]) -> None:
     with pytest.raises(expected):
         await ranking(handler).rank(ASKED, Deadline.after_ms(1000))
 
@@ -130,9 +126,7 @@ async def test_an_id_is_one_segment_of_the_path() -> None:
         seen.append(request.url.raw_path.decode())
         return httpx.Response(404, content=bytes(of_error(UnknownItem("none"), None).body))
 
-    retrieval = RemoteRetrieval(
-        httpx.AsyncClient(transport=httpx.MockTransport(handler), base_url="http://retrieval")
-    )
+    retrieval = RemoteRetrieval(httpx.AsyncClient(transport=httpx.MockTransport(handler), base_url="http://retrieval"))
     with pytest.raises(UnknownItem):
         await retrieval.item("a/b?c", Deadline.after_ms(1000))
     assert seen == ["/items/a%2Fb%3Fc"]

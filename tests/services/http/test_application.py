@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 class Probe:
     """An application whose routes wait, crash and read, and tell what became of them."""
 
-    def __init__(self, ready: str | None = None, **settings: int) -> None:
+    def __init__(self, ready: str | None = None, **settings: float) -> None:
         self.started = asyncio.Event()
         self.release = asyncio.Event()
         self.cancelled = False
@@ -109,6 +109,18 @@ async def test_a_body_at_the_bound_is_read() -> None:
     async with client(Probe(max_body_bytes=2048).app) as http:
         assert (await http.post("/read", content=b"x" * 2048)).json() == 2048
         assert (await http.post("/read", content=b"x" * 2049)).status_code == 413
+
+
+async def test_a_body_that_trickles_in_is_given_up() -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"x"
+        await asyncio.sleep(1)
+        yield b"y"
+
+    async with client(Probe(max_body_seconds=0.05).app) as http:
+        response = await http.post("/read", content=chunks())
+    assert response.status_code == 408
+    assert response.headers["content-type"] == "application/problem+json"
 
 
 @pytest.mark.parametrize("length", ["-5", "abc", "9" * 40])
