@@ -98,17 +98,20 @@ def _all(args: All) -> None:
     from services.gateway.settings import GatewaySettings
     from services.gateway.stores import MemoryHistories
     from services.http import logs
+    from services.http.settings import read
     from services.loading import ranking_service, retrieval_service
     from services.process import serve
     from services.ranking.settings import RankingSettings
     from shared.data.prepared import load
 
-    settings = GatewaySettings()
+    settings = read(GatewaySettings)
     logs.configure(settings.log_level)
     prepared = load(args.data)
     retrieval = retrieval_service(args.retriever, prepared.catalog)
     registry = CollectorRegistry()
-    ranking = ranking_service(args.ranker, prepared.catalog, RankingSettings(), registry, args.backbone, args.device)
+    ranking = ranking_service(
+        args.ranker, prepared.catalog, read(RankingSettings), registry, args.backbone, args.device
+    )
     if not args.ranker:
         settings = settings.model_copy(update={"default_ranker": "retrieval"})
     app = embedded.create(settings, MemoryHistories(prepared), retrieval, ranking, registry)
@@ -120,9 +123,10 @@ def _gateway(args: Gateway) -> None:
     from services.gateway.settings import GatewaySettings
     from services.gateway.stores import NoHistories, open_histories
     from services.http import logs
+    from services.http.settings import read
     from services.process import serve
 
-    settings = GatewaySettings()
+    settings = read(GatewaySettings)
     logs.configure(settings.log_level)
     histories = open_histories(args.data) if args.data else NoHistories()
     serve(create(settings, histories), args.host, args.port, settings)
@@ -130,13 +134,14 @@ def _gateway(args: Gateway) -> None:
 
 def _retrieval(args: Retrieval) -> None:
     from services.http import logs
+    from services.http.settings import read
     from services.loading import retrieval_service
     from services.process import serve
     from services.retrieval.app import create
     from services.retrieval.settings import RetrievalSettings
     from shared.data.prepared import load
 
-    settings = RetrievalSettings()
+    settings = read(RetrievalSettings)
     logs.configure(settings.log_level)
     service = retrieval_service(args.retriever, load(args.data).catalog)
     serve(create(settings, service), args.host, args.port, settings)
@@ -146,6 +151,7 @@ def _ranking(args: Ranking) -> None:
     from prometheus_client import CollectorRegistry
 
     from services.http import logs
+    from services.http.settings import read
     from services.loading import ranking_service
     from services.process import serve
     from services.ranking.app import create
@@ -154,7 +160,7 @@ def _ranking(args: Ranking) -> None:
 
     if not args.ranker:
         raise BadInput("a ranking service without a ranker ranks nothing: give --ranker at least once")
-    settings = RankingSettings()
+    settings = read(RankingSettings)
     logs.configure(settings.log_level)
     registry = CollectorRegistry()
     catalog = load(args.data).catalog

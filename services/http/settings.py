@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.errors import BadInput
+
+PREFIX = "TANDEM_"
 
 
 class HttpSettings(BaseSettings):
-    model_config = SettingsConfigDict(env_prefix="TANDEM_", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True)
 
     max_body_bytes: int = Field(
         default=1 << 20, ge=1024, description="A larger request body is refused with 413. Bytes."
@@ -32,3 +36,16 @@ class HttpSettings(BaseSettings):
         default="",
         description="Keys the hash that stands for a user id in the logs. Set the same secret in all services.",
     )
+
+
+Settings = TypeVar("Settings", bound=HttpSettings)
+
+
+def read(settings: type[Settings]) -> Settings:
+    """From the environment. Raises BadInput, naming the variable."""
+    try:
+        return settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        variable = PREFIX + str(first["loc"][0]).upper()
+        raise BadInput(f"{variable} is {first['input']!r}: {first['msg']}") from None

@@ -97,3 +97,19 @@ def test_a_folder_that_is_no_artifact_refuses_to_start(
     words = ["serve", service, "--data", str(tmp_path), *([model, str(tmp_path)] if model else [])]
     assert cli.main(words) == 3
     assert str(tmp_path) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"), [("TANDEM_RETRIEVAL_URL", "nowhere"), ("TANDEM_DEFAULT_TIMEOUT_MS", "soon")]
+)
+def test_a_wrong_environment_variable_is_named(
+    variable: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert cli.main(["serve", "gateway"]) == 2
+    assert f"{variable} is '{value}'" in capsys.readouterr().err
+
+
+def test_a_ranking_service_needs_a_ranker(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["serve", "ranking", "--data", "x"]) == 2
+    assert "--ranker" in capsys.readouterr().err
