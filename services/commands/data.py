@@ -71,6 +71,8 @@ def _open(args: Prepare, work: Path) -> Source:
     from shared.errors import BadInput
 
     if args.dataset == "ml-100k":
+        if args.source is not None:
+            raise BadInput("--dataset ml-100k is downloaded and takes no --source; your own files are a table.")
         return ml_100k(work, args.on_error)
     if args.source is None:
         raise BadInput(f"--dataset {args.dataset} needs --source: the file or folder that holds it.")

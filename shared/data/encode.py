@@ -40,9 +40,8 @@ class Encoded:
 def encode(source: Source, on_error: OnError, advance: Advance) -> Encoded:
     """Users are numbered by first appearance in the file, items by their row in `source.items`.
 
-    Advances by 3 steps.
-
-    Raises BadRow for the first row without user, item or finite time, unless `on_error` is skip.
+    Advances by 3 steps. Raises BadRow for the first row without user, item or finite time, unless `on_error`
+    is skip.
     """
     try:
         return _encode(source, on_error, advance)
@@ -85,12 +84,13 @@ def _by_first_row(events: pl.LazyFrame, name: str) -> pl.LazyFrame:
 
 
 def _checked(source: Source, on_error: OnError) -> tuple[pl.LazyFrame, type[pl.Int64 | pl.Float64], int]:
-    """Good rows as (_row, user, item, time), the type that holds every time exactly, the number of bad rows."""
+    """Good rows as (ROW, user, item, time), the type that holds every time exactly, the number of bad rows."""
+    kind = source.events.frame.collect_schema()[source.time]
     events = source.events.frame.select(
         ROW,
         pl.col(source.user).cast(pl.String).alias("user"),
         pl.col(source.item).cast(pl.String).alias("item"),
-        _as_number(source.events.frame.collect_schema()[source.time], source.time).alias("time"),
+        _as_number(kind, source.time).alias("time"),
     )
     user, item, time = pl.col("user"), pl.col("item"), pl.col("time")
     number = time.cast(pl.Float64, strict=False)
@@ -107,7 +107,9 @@ def _checked(source: Source, on_error: OnError) -> tuple[pl.LazyFrame, type[pl.I
     if facts["bad"] and on_error == "fail":
         row = events.filter(pl.col(ROW) == facts["first"])
         raise _fault(source, row.with_columns(user_good=_is_id(user), item_good=_is_id(item)))
-    return events.filter(is_good), pl.Int64 if facts["whole"] else pl.Float64, facts["bad"]
+    # Nanoseconds since 1970 are whole numbers that a float rounds; a float column would itself be cut to whole.
+    is_whole = facts["whole"] and (kind == pl.String or kind.is_integer() or kind.is_temporal())
+    return events.filter(is_good), pl.Int64 if is_whole else pl.Float64, facts["bad"]
 
 
 def _is_id(column: pl.Expr) -> pl.Expr:

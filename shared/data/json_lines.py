@@ -34,9 +34,13 @@ def _fault(plain: Path, row: int) -> str:
     with plain.open(encoding="utf-8-sig", errors="replace") as file:
         text = next(islice(file, row, None))
     try:
-        return "" if isinstance(json.loads(text), dict) else "is no JSON object"
+        value = json.loads(text)
+        json.dumps(value, ensure_ascii=False).encode()
     except json.JSONDecodeError:
         return "is no JSON"
+    except UnicodeEncodeError:
+        return "holds half of a surrogate pair"
+    return "" if isinstance(value, dict) else "is no JSON object"
 
 
 def _keys(path: Path, plain: Path) -> list[str]:

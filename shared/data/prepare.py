@@ -94,9 +94,7 @@ def prepare(
     return Report(before, after, encoded.skipped, manifest)
 
 
-def _tables(
-    source: Source, encoded: Encoded, kept_K: np.ndarray
-) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+def _tables(source: Source, encoded: Encoded, kept_K: np.ndarray) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     """items, users and interactions as the folder holds them. Survivors keep their relative order."""
     user_K, item_K = encoded.user_N[kept_K], encoded.item_N[kept_K]
     users, user_K = np.unique(user_K, return_inverse=True)

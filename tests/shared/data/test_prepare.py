@@ -19,9 +19,7 @@ from tests.shared.data.files import EVENTS, csv, prepare_table, sequences, small
 from tests.shared.data.files import ITEMS as ROWS
 
 ROOT = Path(__file__).parents[3]
-LOG = st.lists(
-    st.tuples(st.sampled_from("uvwx"), st.sampled_from("abcde"), st.integers(0, 3)), min_size=1, max_size=40
-)
+LOG = st.lists(st.tuples(st.sampled_from("uvwx"), st.sampled_from("abcde"), st.integers(0, 3)), min_size=1, max_size=40)
 HEADER = "user_id,item_id,timestamp,title"
 
 
@@ -32,8 +30,7 @@ def test_events_stand_by_time_and_ties_by_their_row(tmp_path: Path, log: list[tu
     _, data = prepare_table(path, tmp_path / "out")
     users = list(dict.fromkeys(user for user, _, _ in log))
     expected = {
-        user: [item for _, item, _ in sorted((e for e in log if e[0] == user), key=lambda e: e[2])]
-        for user in users
+        user: [item for _, item, _ in sorted((e for e in log if e[0] == user), key=lambda e: e[2])] for user in users
     }
     assert sequences(data) == expected
     assert data.user_ids == users
@@ -71,9 +68,7 @@ def test_untitled_items_go_before_the_core(tmp_path: Path) -> None:
         ("w", "a", 1, ""),
         ("w", "b", 1, ""),
     ]
-    report, data = prepare_table(
-        write(tmp_path / "f.csv", csv(HEADER, rows)), tmp_path / "out", min_user=2, min_item=2
-    )
+    report, data = prepare_table(write(tmp_path / "f.csv", csv(HEADER, rows)), tmp_path / "out", min_user=2, min_item=2)
     assert sequences(data) == {"v": ["a", "b"], "w": ["a", "b"]}
     assert str(report.before) == "3 users / 3 items / 6 interactions"
     assert str(report.after) == "2 users / 2 items / 4 interactions"

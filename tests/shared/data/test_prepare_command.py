@@ -42,6 +42,11 @@ def test_a_dataset_that_is_not_downloaded_needs_a_source(tmp_path: Path, dataset
         call("--dataset", dataset, "--out", tmp_path / "out")
 
 
+def test_a_dataset_that_is_downloaded_takes_none(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="takes no --source"):
+        call("--dataset", "ml-100k", "--source", tmp_path, "--out", tmp_path / "out")
+
+
 def test_movielens_terms_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(BadInput):
         call("--dataset", "ml-latest-small", "--source", tmp_path, "--out", tmp_path / "out")

@@ -95,6 +95,14 @@ def test_a_list_column_of_parquet_gives_categories(tmp_path: Path) -> None:
     assert data.catalog[1].categories == ("x",)
 
 
+def test_json_escapes_are_resolved(tmp_path: Path) -> None:
+    save(tmp_path / "interactions.jsonl", [("u\U0001f600", "é", 1)], EVENT_NAMES)
+    save(tmp_path / "items.jsonl", [("é", 'a "quoted"\nline \\ \U0001f600')], ITEM_NAMES)
+    _, data = prepare_table(tmp_path, tmp_path / "out")
+    assert data.user_ids == ["u\U0001f600"]
+    assert data.catalog[1].title == 'a "quoted" line \\ \U0001f600'
+
+
 def test_numbers_are_ids_too_and_dates_are_times(tmp_path: Path) -> None:
     day = datetime.datetime(2024, 5, 1)
     rows = [(1, 20, day.replace(day=3)), (1, 10, day)]
@@ -108,6 +116,12 @@ def test_times_are_compared_as_numbers_and_exactly(tmp_path: Path) -> None:
     """As text 9 follows 10; as floats the two nanosecond stamps are one."""
     rows = [("u", "c", 1700000000000000001), ("u", "b", 1700000000000000000), ("u", "a", 9)]
     save(tmp_path / "interactions.csv", rows, EVENT_NAMES)
+    save(tmp_path / "items.csv", ITEMS, ITEM_NAMES)
+    assert sequences(prepare_table(tmp_path, tmp_path / "out")[1]) == {"u": ["a", "b", "c"]}
+
+
+def test_fractions_of_a_float_column_count(tmp_path: Path) -> None:
+    save(tmp_path / "interactions.parquet", [("u", "c", 1.75), ("u", "b", 1.5), ("u", "a", 1.25)], EVENT_NAMES)
     save(tmp_path / "items.csv", ITEMS, ITEM_NAMES)
     assert sequences(prepare_table(tmp_path, tmp_path / "out")[1]) == {"u": ["a", "b", "c"]}
 
@@ -133,9 +147,7 @@ BAD_CSV = [
 
 
 @pytest.mark.parametrize(("bad", "column", "fault"), BAD_CSV)
-def test_a_bad_row_is_named_by_file_line_column_and_value(
-    tmp_path: Path, bad: str, column: str, fault: str
-) -> None:
+def test_a_bad_row_is_named_by_file_line_column_and_value(tmp_path: Path, bad: str, column: str, fault: str) -> None:
     text = f"user_id,item_id,timestamp\nu1,a,1\nu1,b,2\n{bad}\nu1,c,x\n"
     path = write(tmp_path / "interactions.csv", text)
     save(tmp_path / "items.csv", ITEMS, ITEM_NAMES)
@@ -156,6 +168,7 @@ def test_skipped_rows_are_counted_in_the_manifest(tmp_path: Path) -> None:
 
 
 BAD_JSON = [
+    ('{"user_id": "u", "item_id": "a\\ud83d", "timestamp": 1}', "(the whole row)", "half of a surrogate pair"),
     ("nonsense", "(the whole row)", "is no JSON"),
     ("[1, 2]", "(the whole row)", "is no JSON object"),
     ('{"item_id": "a", "timestamp": 1}', "user_id", "is no id"),
@@ -225,7 +238,7 @@ def test_what_cannot_be_prepared_says_why(
     for name, text in files.items():
         write(tmp_path / name, text)
     with pytest.raises(BadInput, match=message):
-        prepare_table(tmp_path, tmp_path / "out", **options)
+        prepare_table(tmp_path, tmp_path / "out", None, **options)
 
 
 def test_a_file_of_no_known_format_is_refused(tmp_path: Path) -> None:

