@@ -15,7 +15,8 @@ from shared.data.source import Source
 from shared.errors import BadInput, BadRow
 from shared.progress import Advance
 
-# What the HTTP API takes for an id (shared/wire.py): no request could name any other.
+# What the HTTP API takes for an id (shared/wire.py): no request could name any other. Nor is U+FFFD taken, the
+# trace of bytes that were no UTF-8: two damaged ids must not become one.
 MAX_ID = 128
 _FIRST = "_first"
 
@@ -114,7 +115,7 @@ def _checked(source: Source, on_error: OnError) -> tuple[pl.LazyFrame, type[pl.I
 
 def _is_id(column: pl.Expr) -> pl.Expr:
     bounded = column.str.len_chars().is_between(1, MAX_ID)
-    return (bounded & ~column.str.contains(r"[\x00-\x1f\x7f]")).fill_null(False)
+    return (bounded & ~column.str.contains("[\x00-\x1f\x7f\ufffd]")).fill_null(False)
 
 
 def _as_number(kind: pl.DataType, name: str) -> pl.Expr:

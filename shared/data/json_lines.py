@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -15,17 +14,18 @@ from shared.errors import BadInput
 _FIRST = 100
 
 
-def json_rows(path: Path, work: Path, columns: Sequence[str] | None = None) -> Rows:
-    """Columns are the keys of the first 100 objects unless named. Numbers and lists become their JSON text.
+def json_rows(path: Path, work: Path) -> Rows:
+    """Columns are the keys of the first 100 lines. Numbers and lists become their JSON text.
 
-    A key that a line lacks, and every key of a line that is no JSON object, is null.
+    A key that a line lacks, and every key of a line that is no JSON object, is null. Bytes that are no UTF-8
+    become U+FFFD, which no id may hold.
     """
     plain = unpack(path, work)
-    names = tuple(columns or _keys(path, plain))
+    names = tuple(_keys(path, plain))
     for name in names:
         if "'" in name or "\\" in name:
             raise BadInput(f"{path}: the key {name!r} holds a quote or a backslash. Rename it.")
-    text = lines(plain).filter(pl.col(LINE).str.strip_chars() != "")
+    text = lines(plain, lossy=True).filter(pl.col(LINE).str.strip_chars() != "")
     values = [pl.col(LINE).str.json_path_match(f"$['{name}']").alias(name) for name in names]
     return Rows(path, names, text.select(ROW, *values), lambda row: (row + 1, _fault(plain, row)))
 

@@ -82,8 +82,11 @@ def parquet_rows(path: Path) -> Rows:
     return Rows(path, names, frame, lambda row: (row + 1, ""))
 
 
-def lines(plain: Path) -> pl.LazyFrame:
-    """ROW and LINE, the text of every line; null for an empty one. Row r is line r + 1."""
+def lines(plain: Path, *, lossy: bool = False) -> pl.LazyFrame:
+    """ROW and LINE, the text of every line; null for an empty one. Row r is line r + 1.
+
+    What is no UTF-8 becomes U+FFFD where `lossy`; else collecting raises a PolarsError.
+    """
     return pl.scan_csv(
         plain,
         has_header=False,
@@ -91,6 +94,7 @@ def lines(plain: Path) -> pl.LazyFrame:
         separator=_NEVER,
         quote_char=None,
         truncate_ragged_lines=True,
+        encoding="utf8-lossy" if lossy else "utf8",
         row_index_name=ROW,
     )
 

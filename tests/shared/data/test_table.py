@@ -190,6 +190,16 @@ def test_a_bad_line_of_json_is_named(tmp_path: Path, bad: str, column: str, faul
     assert report.skipped == 2
 
 
+def test_json_that_is_no_utf8_is_named(tmp_path: Path) -> None:
+    good = b'\xef\xbb\xbf{"user_id": "u", "item_id": "a", "timestamp": 1}\r\n'
+    (tmp_path / "interactions.jsonl").write_bytes(good + b'{"user_id": "\xff", "item_id": "a", "timestamp": 1}')
+    save(tmp_path / "items.csv", ITEMS, ITEM_NAMES)
+    with pytest.raises(BadRow, match="line 2, column 'user_id': '\ufffd'"):
+        prepare_table(tmp_path, tmp_path / "out")
+    _, data = prepare_table(tmp_path, tmp_path / "out", on_error="skip")
+    assert sequences(data) == {"u": ["a"]}
+
+
 def test_a_bad_row_of_parquet_is_named_by_its_place(tmp_path: Path) -> None:
     save(tmp_path / "interactions.parquet", [("u", "a", 1.0), ("u", "b", float("nan"))], EVENT_NAMES)
     save(tmp_path / "items.csv", ITEMS, ITEM_NAMES)
