@@ -10,9 +10,10 @@ import csv
 import io
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import IO, Literal
 
 import polars as pl
 
@@ -59,7 +60,7 @@ class _Text:
         self.path, self.plain, self.separator, self.quoted, self.header = path, plain, separator, quoted, header
 
     def names(self) -> tuple[str, ...]:
-        names = next((fields for _, fields in self._records() if isinstance(fields, list)), [])
+        names = next((fields for _, fields in self._records(self.plain.open("rb")) if isinstance(fields, list)), [])
         if not all(names) or len(set(names)) != len(names) or not names:
             raise BadInput(f"{self.path} does not start with a line of distinct column names, but with {names}.")
         return tuple(names)
@@ -98,16 +99,16 @@ class _Text:
         return next(islice(self._body(), row, None))[0], ""
 
     def _body(self) -> Iterator[tuple[int, list[str] | str]]:
-        records = self._records()
+        records = self._records(watched(self.plain, "check"))
         if self.header:
             next(records, None)
         return records
 
-    def _records(self) -> Iterator[tuple[int, list[str] | str]]:
+    def _records(self, opened: AbstractContextManager[IO[bytes]]) -> Iterator[tuple[int, list[str] | str]]:
         """Records that are not blank, each with the line that it starts on; text where it cannot be parsed."""
         quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
         with (
-            watched(self.plain, "check") as raw,
+            opened as raw,
             io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="") as file,
         ):
             reader = csv.reader(file, delimiter=self.separator, quoting=quoting)

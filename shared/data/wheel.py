@@ -83,11 +83,16 @@ def _download(requirement: str, folder: Path) -> Path:
         raise Unavailable(
             f"pip did not finish downloading {requirement} in {DOWNLOAD_TIMEOUT_S} s. Try again."
         ) from None
+    if "No module named pip" in done.stderr:
+        raise Unavailable(
+            f"{requirement} cannot be downloaded: {sys.executable} has no pip. Add it with "
+            f"`{sys.executable} -m ensurepip`."
+        )
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode != 0 or not wheels:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise Unavailable(
-            f"pip could not download {requirement}: {lines[-1] if lines else f'exit {done.returncode}'} "
+            f"pip could not download {requirement}: {lines[-1] if lines else f'exit {done.returncode}'}. "
             f"This machine may be offline. Connect it and try again, set pip's index (PIP_INDEX_URL), or copy "
             f"{cache_folder()} from a machine that has downloaded it."
         )

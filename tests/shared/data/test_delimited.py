@@ -96,6 +96,13 @@ def test_misshapen_rows_are_skipped_and_counted(tmp_path: Path) -> None:
     assert rows.skipped == 4
 
 
+def test_a_quote_left_open_for_long_is_one_bad_row(tmp_path: Path) -> None:
+    content = 'u,t\na,1\n"b' + "x" * 200_000 + "\nc,2\n"
+    with pytest.raises(BadRow, match=r"line 3.*a quote may be left open"):
+        read(tmp_path / "f.csv", content)
+    assert cells(read(tmp_path / "f.csv", content, "skip"))[0] == ("a", "1")
+
+
 @pytest.mark.parametrize("content", ["", "\n\n", "u,u\n1,2\n", "u,\n1,2\n"])
 def test_a_header_needs_distinct_names(tmp_path: Path, content: str) -> None:
     with pytest.raises(BadInput, match="distinct column names"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import venv
 import zipfile
 from pathlib import Path
 
@@ -72,6 +73,13 @@ def test_a_member_must_be_one_of_the_wheel(wheels: Path, member: str) -> None:
 def test_without_a_wheel_the_way_out_is_told(wheels: Path) -> None:
     with pytest.raises(Unavailable, match=r"tinydata==2\.0.*offline.*PIP_INDEX_URL"):
         fetch_member("tinydata==2.0", "data.tsv", DIGEST)
+
+
+def test_a_python_without_pip_is_told_apart(wheels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    venv.create(tmp_path / "bare", with_pip=False, symlinks=True)
+    monkeypatch.setattr("sys.executable", str(tmp_path / "bare" / "bin" / "python"))
+    with pytest.raises(Unavailable, match=r"has no pip.*ensurepip"):
+        fetch_member(REQUIREMENT, "data.tsv", DIGEST)
 
 
 def test_a_broken_wheel_is_refused(wheels: Path) -> None:
