@@ -38,15 +38,13 @@ def delimited_rows(
     plain = unpack(path, work)
     text = _Text(path, plain, separator, quoted, header=columns is None)
     names = tuple(columns) if columns is not None else text.names()
-    skipped, skip_lines = 0, int(text.header)
-    source = plain
+    skipped, source, has_header = 0, plain, text.header
     if text.is_suspect(len(names)):
-        source, skip_lines = Path(tempfile.mkdtemp(dir=work)) / plain.name, 0
+        source, has_header = Path(tempfile.mkdtemp(dir=work)) / plain.name, False
         skipped = text.rewrite(source, len(names), on_error)
     frame = pl.scan_csv(
         source,
-        has_header=False,
-        skip_lines=skip_lines,
+        has_header=has_header,
         schema=dict.fromkeys(names, pl.String),
         separator=separator,
         quote_char=None if source == plain else '"',
