@@ -89,8 +89,8 @@ class PromptBuilder:
         self.max_history, self.max_tokens = max_history, max_tokens
         t = self.template
         # "a" stands for whatever text the piece follows: a letter never merges with a line break or a space.
-        begin = [] if tokenizer.bos_token_id is None or not _wants_bos(tokenizer) else [tokenizer.bos_token_id]
-        self.head = begin + tokens(tokenizer, t.head)
+        self.begin = [] if tokenizer.bos_token_id is None or not _wants_bos(tokenizer) else [tokenizer.bos_token_id]
+        self.head = self.begin + tokens(tokenizer, t.head)
         self.history_lines = [_line(tokenizer, t.history_line, n=n) for n in range(1, max_history + 1)]
         self.pool = tokens_after(tokenizer, "a", t.pool)
         self.candidate_lines = [_line(tokenizer, t.candidate_line, label=label) for label in labels]
@@ -116,10 +116,19 @@ class PromptBuilder:
                 return self.head + lines + tail
             kept = kept[1:]
 
+    def candidate_ends(self, length: int, candidates: Sequence[int]) -> list[int]:
+        """In a prompt of `length` tokens by `build`: where each candidate's line ends, all of it read."""
+        sizes = [
+            len(before) + len(self.titles[item]) + len(after)
+            for (before, after), item in zip(self.candidate_lines, candidates, strict=False)
+        ]
+        first = length - len(self.cue) - sum(sizes)
+        return [first + sum(sizes[: place + 1]) - 1 for place in range(len(sizes))]
+
     def build_binding(self, asked: int, candidates: Sequence[int]) -> list[int]:
         """The copy task of the warm-up: no history, and the cue asks for the label of `asked`."""
         before, after = self.ask
-        return self.head[:1] + self._pool(candidates) + before + self.titles[asked] + after
+        return self.begin + self._pool(candidates) + before + self.titles[asked] + after
 
     def _pool(self, candidates: Sequence[int]) -> list[int]:
         pool = list(self.pool)

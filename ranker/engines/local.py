@@ -28,18 +28,25 @@ class LabelScores:
     mass_B: np.ndarray
 
 
-def last_hidden(model: Any, prompts: Sequence[Sequence[int]], device: torch.device) -> Tensor:
-    """B x D: the final-norm state at each prompt's last token.
+def pad_right(prompts: Sequence[Sequence[int]], multiple: int = 1) -> tuple[Tensor, Tensor]:
+    """Token ids B x T with T a multiple of `multiple`, and the lengths B.
 
-    Prompts are padded on the right and attention is causal, so that no real token ever sees a pad: no mask is
-    needed, the fast causal kernel serves any batch, and a batch equals its singles.
+    Padded on the right under causal attention, so that no real token ever sees a pad: no mask is needed, the
+    fast causal kernel serves any batch, and a batch equals its singles.
     """
-    lengths_B = torch.tensor([len(p) for p in prompts], device=device)
-    ids_BT = torch.zeros(len(prompts), int(lengths_B.max()), dtype=torch.long)
+    lengths_B = torch.tensor([len(p) for p in prompts])
+    longest = -(-int(lengths_B.max()) // multiple) * multiple
+    ids_BT = torch.zeros(len(prompts), longest, dtype=torch.long)
     for row, prompt in zip(ids_BT, prompts, strict=True):
         row[: len(prompt)] = torch.tensor(prompt)
+    return ids_BT, lengths_B
+
+
+def last_hidden(model: Any, prompts: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """B x D: the final-norm state at each prompt's last token."""
+    ids_BT, lengths_B = pad_right(prompts)
     hidden_BTD = model.model(input_ids=ids_BT.to(device)).last_hidden_state
-    return hidden_BTD[torch.arange(len(prompts), device=device), lengths_B - 1]
+    return hidden_BTD[torch.arange(len(prompts)), lengths_B - 1]
 
 
 class LocalEngine:

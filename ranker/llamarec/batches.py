@@ -19,9 +19,13 @@ POOL = 30
 
 @dataclass(frozen=True, slots=True)
 class Example:
+    position: int
+    """In the stream of all examples, left-out ones counted: a resumed run goes on after it."""
     prompt: list[int]
     target_K: np.ndarray
     """Shares of the labels, sum 1."""
+    ends: list[int]
+    """Where each candidate's line ends in the prompt; empty for the copy task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +62,15 @@ def examples(
             following = sequences[prefix.user][prefix.length : prefix.length + config.targets].tolist()
             right = list(dict.fromkeys(t for t in following if t == following[0] or t not in history.items))
             scores = {c.item: c.score for c in found}
+            if config.negatives == "retrieved":
+                right = [t for t in right if t in list(scores)[: config.candidates]]
+                if not right:
+                    continue
             wrong = _negatives(right, history, list(scores), items, config, rng)
             candidates = rng.permutation(right + wrong).tolist()
-            yield Example(builder.build(history.items, candidates), _target(candidates, right, scores, config))
+            prompt = builder.build(history.items, candidates)
+            ends = builder.candidate_ends(len(prompt), candidates)
+            yield Example(config.binding_prompts + i, prompt, _target(candidates, right, scores, config), ends)
 
 
 def binding_examples(builder: PromptBuilder, items: int, config: LlamaRecConfig, first: int = 0) -> Iterator[Example]:
@@ -71,7 +81,7 @@ def binding_examples(builder: PromptBuilder, items: int, config: LlamaRecConfig,
         candidates = (rng.choice(items, size=listed, replace=False) + 1).tolist()
         place = int(rng.integers(listed))
         target_K = np.eye(config.candidates, dtype=np.float32)[place]
-        yield Example(builder.build_binding(candidates[place], candidates), target_K)
+        yield Example(i, builder.build_binding(candidates[place], candidates), target_K, [])
 
 
 def _asks(config: LlamaRecConfig) -> bool:
@@ -88,7 +98,7 @@ def _negatives(
 ) -> list[int]:
     """Distinct, none of them right and none in the history."""
     wanted = config.candidates - len(right)
-    from_retriever = {"uniform": 0, "mixed": wanted // 2, "hard": wanted}[config.negatives]
+    from_retriever = {"uniform": 0, "mixed": wanted // 2, "hard": wanted, "retrieved": wanted}[config.negatives]
     taken = [i for i in hard if i not in right][:from_retriever]
     barred = {*right, *taken, *history.items}
     while len(taken) < wanted and len(barred) < items:

@@ -19,8 +19,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ranker import backbone as backbones
+from ranker.backbone import Backbone
 from ranker.blend import Fit, fit, truth_ranks
-from ranker.engines.local import LocalEngine, last_hidden
+from ranker.engines.local import LocalEngine, pad_right
 from ranker.evaluate import Questions, ask, score
 from ranker.fit import (
     ADAPTER,
@@ -33,7 +34,7 @@ from ranker.fit import (
     set_adapter_weights,
 )
 from ranker.llamarec.batches import Example, Prefix, binding_examples, examples, prefixes
-from ranker.llamarec.model import LlamaRecConfig, verbalizer_loss
+from ranker.llamarec.model import LlamaRecConfig, probe_loss, verbalizer_loss
 from ranker.prompt import PromptBuilder
 from shared import metrics
 from shared.artifact import Manifest, package_versions, seal, writing
@@ -43,6 +44,9 @@ from shared.data.split import Case, cases, train_sequence
 from shared.errors import BadInput
 from shared.progress import progress
 from shared.protocols import Retriever
+
+
+PASSES = 10
 
 
 def prompt_builder(tokenizer: object, catalog: Catalog, config: LlamaRecConfig) -> PromptBuilder:
@@ -82,24 +86,26 @@ def train(
     sequences = [train_sequence(s) for s in data.sequences()]
     chosen = _choose(sequences, config)
     valid = ask(retriever, _spread(list(cases(data, "valid")), config.validation_users), config.candidates)
-    optimizer = MasterAdamW([p for p in wrapped.parameters() if p.requires_grad])
+    probe_D = torch.nn.Parameter(torch.zeros(base.model.config.hidden_size, device=base.device))
+    optimizer = MasterAdamW([*(p for p in wrapped.parameters() if p.requires_grad), probe_D])
+    forward = _Forward(base, config)
     run = _Run(out.with_name(out.name + ".partial"), config, data.digest)
     if resume:
         run.restore(wrapped, optimizer)
-    total = config.binding_prompts + len(chosen)
-    stream = _stream(sequences, chosen, builder, retriever, len(data.catalog), config, run.prompts)
+    total = config.binding_prompts + (config.prompts or len(chosen))
+    stream = _stream(sequences, chosen, builder, retriever, len(data.catalog), config, run.position)
     began = time.monotonic() - run.seconds
     with progress("train llamarec", total, "prompts", start=run.prompts) as advance:
-        while run.stale < config.patience and (batch := list(islice(stream, config.batch))):
+        while run.prompts < total and run.stale < config.patience:
+            if not (batch := list(islice(stream, config.batch))):
+                break
             wrapped.train()
-            hidden_BD = last_hidden(base.model, [e.prompt for e in batch], base.device)
-            target_BK = torch.from_numpy(np.stack([e.target_K for e in batch])).to(base.device)
-            loss = verbalizer_loss(hidden_BD, base.model.lm_head.weight, labels_K, target_BK, config.loss)
+            loss, letters = _losses(forward, base, labels_K, probe_D, batch, config)
             loss.backward()
             step = run.prompts // config.batch
             rate = schedule(config.schedule, step, -(-total // config.batch), config.warmup)
             optimizer.step(config.learning_rate * rate, config.clip)
-            run.heard(float(loss), len(batch))
+            run.heard(letters, batch)
             advance(len(batch), f"loss {run.loss:.3f}  best NDCG@10 {run.best:.4f}")
             if run.validation_is_due(total):
                 wrapped.eval()
@@ -115,6 +121,49 @@ def train(
     return _write(data, retriever_name, config, builder, wrapped, run, fitted, golden, out)
 
 
+class _Forward:
+    """The hidden states of a training batch, B x T x D: the last one and the one that the probe reads."""
+
+    def __init__(self, base: Backbone, config: LlamaRecConfig) -> None:
+        self.layer = max(1, 2 * len(base.model.model.layers) // 3)
+        self.probes = config.probe > 0
+        self.core = base.model.model
+        self.multiple = 1
+        if config.compiled:
+            # The flash kernel's backward is slow on a CPU and opaque to the compiler; a few static shapes.
+            base.model.set_attn_implementation("eager")
+            self.core = torch.compile(self.core, dynamic=False)
+            self.multiple = 192
+
+    def __call__(self, ids_BT: Tensor) -> tuple[Tensor, Tensor | None]:
+        states = self.core(input_ids=ids_BT, output_hidden_states=self.probes)
+        return states.last_hidden_state, states.hidden_states[self.layer] if self.probes else None
+
+
+def _losses(
+    forward: _Forward,
+    base: Backbone,
+    labels_K: Tensor,
+    probe_D: Tensor,
+    batch: list[Example],
+    config: LlamaRecConfig,
+) -> tuple[Tensor, float]:
+    """What is minimised, and the verbalizer's share of it."""
+    ids_BT, lengths_B = pad_right([e.prompt for e in batch], forward.multiple)
+    last_BTD, middle_BTD = forward(ids_BT.to(base.device))
+    rows_B = torch.arange(len(batch))
+    target_BK = torch.from_numpy(np.stack([e.target_K for e in batch])).to(base.device)
+    head_VD = base.model.lm_head.weight
+    loss = verbalizer_loss(last_BTD[rows_B, lengths_B - 1], head_VD, labels_K, target_BK, config.loss)
+    letters = loss.item()
+    listed = [row for row, e in enumerate(batch) if len(e.ends) == config.candidates]
+    if middle_BTD is not None and listed:
+        ends_BK = torch.tensor([batch[row].ends for row in listed])
+        ends_BKD = middle_BTD[torch.tensor(listed)[:, None], ends_BK]
+        loss = loss + config.probe * probe_loss(ends_BKD, probe_D, target_BK[listed])
+    return loss, letters
+
+
 def _choose(sequences: Sequence[np.ndarray], config: LlamaRecConfig) -> list[Prefix]:
     every = prefixes(sequences)
     if not every:
@@ -122,6 +171,8 @@ def _choose(sequences: Sequence[np.ndarray], config: LlamaRecConfig) -> list[Pre
     rng = np.random.default_rng((config.seed, 2))
     order = rng.permutation(len(every))
     wanted = config.prompts or len(every)
+    if config.negatives == "retrieved":
+        wanted *= PASSES  # most prefixes have no right answer among the retriever's best, and are left out
     return [every[i] for i in np.resize(order, wanted)]
 
 
@@ -132,10 +183,10 @@ def _stream(
     retriever: Retriever,
     items: int,
     config: LlamaRecConfig,
-    seen: int,
+    position: int,
 ) -> Iterator[Example]:
-    binding = binding_examples(builder, items, config, first=seen)
-    first = max(0, seen - config.binding_prompts)
+    binding = binding_examples(builder, items, config, first=position)
+    first = max(0, position - config.binding_prompts)
     return chain(binding, examples(sequences, chosen, builder, retriever, items, config, first))
 
 
@@ -155,16 +206,16 @@ class _Run:
         self.folder = folder
         self.identity = {"config": asdict(config), "data": digest}
         self.config = config
-        self.prompts = self.stale = self.best_prompts = 0
+        self.prompts = self.position = self.stale = self.best_prompts = 0
         self.best, self.loss, self.seconds = -1.0, 0.0, 0.0
         self.curve: list[tuple[int, float, float]] = []
         self.best_weights: dict[str, Tensor] = {}
-        self._due = config.binding_prompts
 
-    def heard(self, loss: float, prompts: int) -> None:
+    def heard(self, loss: float, batch: list[Example]) -> None:
         """The loss that is shown is a running mean over some 20 batches."""
         self.loss = loss if not self.prompts else 0.95 * self.loss + 0.05 * loss
-        self.prompts += prompts
+        self.prompts += len(batch)
+        self.position = batch[-1].position + 1
 
     def validation_is_due(self, total: int) -> bool:
         """After the binding warm-up, then every `validate_every` prompts, and at the end."""
@@ -190,7 +241,7 @@ class _Run:
         self.best_weights = {n[5:]: t for n, t in tensors.items() if n.startswith("best.")}
 
 
-_FACTS = ("prompts", "stale", "best", "best_prompts", "loss", "seconds", "curve")
+_FACTS = ("prompts", "position", "stale", "best", "best_prompts", "loss", "seconds", "curve")
 
 
 def _golden(engine: LocalEngine, builder: PromptBuilder, questions: Questions) -> dict[str, list[Any]]:

@@ -1,0 +1,110 @@
+"""`tandem train retriever|ranker`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from shared.errors import BadInput
+
+Settings = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retriever:
+    """Train LRURec on a prepared data folder and index its items with FAISS."""
+
+    data: Path
+    """The prepared data folder."""
+    out: Path
+    """The retriever's artifact. What stands there is replaced once training is complete."""
+    recipe: str = "auto"
+    """default, movielens or amazon; auto takes the one that suits the data folder."""
+    settings: Settings = ()
+    """Override a field of the recipe, such as --set dropout=0.3; repeatable."""
+    resume: bool = False
+    """Go on from the checkpoint of an interrupted training into the same --out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranker:
+    """Train a language model to order the retriever's candidates."""
+
+    data: Path
+    """The prepared data folder."""
+    retriever: Path
+    """The retriever's artifact: it chooses validation candidates and hard negatives, and the blend is fitted to it."""
+    out: Path
+    """The ranker's artifact. What stands there is replaced once training is complete."""
+    method: Literal["llamarec"] = "llamarec"
+    """How the language model ranks."""
+    backbone: str | None = None
+    """smollm2-135m, a Hugging Face name or a local folder; the recipe's own where absent."""
+    recipe: str = "demo"
+    """demo (two CPU cores), small (SmolLM2 on a GPU), paper-format, paper (Llama-2-7B, NF4, needs a GPU)."""
+    settings: Settings = ()
+    """Override a field of the recipe, such as --set prompts=4000; repeatable."""
+    resume: bool = False
+    """Go on from the checkpoint of an interrupted training into the same --out."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+
+
+def run(args: Retriever | Ranker) -> None:
+    match args:
+        case Retriever():
+            _retriever(args)
+        case Ranker():
+            _ranker(args)
+
+
+def _retriever(args: Retriever) -> None:
+    """Prints test metrics with popularity beside them."""
+    from retriever.recipes import configure, for_dataset
+    from retriever.train import train
+    from services.commands.evaluate import retrieval_rows
+    from services.commands.tables import metrics_table
+    from shared.data.prepared import load
+
+    overrides = pairs(args.settings)
+    data = load(args.data)
+    recipe = for_dataset(data.manifest.method) if args.recipe == "auto" else args.recipe
+    manifest = train(data, configure(recipe, overrides), args.out, args.resume)
+    print(f"written: {args.out} ({manifest.name}), recipe {recipe}, best at step {manifest.metrics['best_step']}")
+    metrics_table(retrieval_rows(data, args.out, "window"), f"test, {len(data):,} users, visible window excluded")
+
+
+def _ranker(args: Ranker) -> None:
+    from ranker.llamarec.model import configure
+    from ranker.llamarec.train import train
+    from retriever.retrieve import load as load_retriever
+    from shared.data.prepared import load
+
+    overrides = pairs(args.settings)
+    if args.backbone:
+        overrides["backbone"] = args.backbone
+    config = configure(args.recipe, overrides)
+    data = load(args.data)
+    loaded = load_retriever(args.retriever, data.catalog)
+    manifest = train(data, loaded.retriever, loaded.manifest.name, config, args.out, args.resume, args.device)
+    gain = manifest.metrics["blend_gain"]
+    print(f"written: {args.out} ({manifest.name}), {manifest.metrics['prompts']:,} prompts")
+    print(f"language model alone, validation NDCG@10: {manifest.metrics['valid_ndcg@10']:.4f}")
+    print(
+        f"blend weight {manifest.extra['blend']:.2f}; NDCG@10 over the retriever on validation "
+        f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}] at the best weight"
+    )
+
+
+def pairs(settings: tuple[str, ...]) -> dict[str, str]:
+    """Raises BadInput for what is no key=value."""
+    overrides = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise BadInput(f"--set {setting}: give key=value, such as --set batch=32")
+        overrides[key] = value
+    return overrides
