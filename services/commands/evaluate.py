@@ -135,12 +135,14 @@ def _ranked(data: Prepared, args: Evaluate, stage: _Retrieval, ranks: dict[str, 
 
     from ranker.blend import blend, truth_ranks
     from ranker.evaluate import questions, score
+    from ranker.llamarec.rank import LlamaRecRanker
     from ranker.registry import load
 
     assert args.ranker is not None
     loaded = load(args.ranker, data.catalog, args.backbone, args.device)
     loaded.self_test()
     ranker = loaded.ranker
+    assert isinstance(ranker, LlamaRecRanker)
     asked = questions(stage.cases, stage.items_UC[:, : ranker.max_candidates], stage.scores_UC)
     logits_UC, mass_U = score(ranker.engine, ranker.builder, asked, "llamarec")
     ranks["llamarec alone"] = truth_ranks(logits_UC, asked.truth_U)

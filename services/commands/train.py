@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from shared.artifact import require_replaceable
 from shared.errors import BadInput
 
 Settings = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")]
@@ -70,6 +71,7 @@ def _retriever(args: Retriever) -> None:
     from shared.data.prepared import load
 
     overrides = pairs(args.settings)
+    require_replaceable(args.out)
     data = load(args.data)
     recipe = for_dataset(data.manifest.method) if args.recipe == "auto" else args.recipe
     manifest = train(data, configure(recipe, overrides), args.out, args.resume)
@@ -87,6 +89,7 @@ def _ranker(args: Ranker) -> None:
     if args.backbone:
         overrides["backbone"] = args.backbone
     config = configure(args.recipe, overrides)
+    require_replaceable(args.out)
     data = load(args.data)
     loaded = load_retriever(args.retriever, data.catalog)
     manifest = train(data, loaded.retriever, loaded.manifest.name, config, args.out, args.resume, args.device)

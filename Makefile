@@ -1,0 +1,48 @@
+# A machine with python3 (3.11 or newer, with venv) and make needs nothing else.
+PYTHON ?= python3
+ARGS ?=
+BIN := .venv/bin
+
+.PHONY: demo test test-real check clean help
+
+help:
+	@echo "make demo         a real recommendation on MovieLens, then a server; ARGS=--once to exit instead"
+	@echo "make test         install what the tests need and run them"
+	@echo "make test-real    the slower tests over real parts: weights, artifacts, processes"
+	@echo "make check        ruff, mypy, import-linter"
+
+demo: .venv/models
+	$(BIN)/tandem demo $(ARGS)
+
+test: .venv/dev
+	$(BIN)/pytest -m "not real" $(ARGS)
+
+test-real: .venv/dev
+	$(BIN)/pytest -m real --timeout 900 $(ARGS)
+
+check: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv build *.egg-info
+
+.venv/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Tandem needs Python 3.11 or newer; $(PYTHON) is older. Set PYTHON=/path/to/python3.11."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+	  { echo "$(PYTHON) has no venv module. On Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+# torch first and alone: whatever build of the pinned version pip finds then stays (README, "Installing").
+.venv/models: .venv/venv pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[models]'
+	@touch $@
+
+.venv/dev: .venv/models
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[models,plots,dev]'
+	@touch $@
