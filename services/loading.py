@@ -44,19 +44,22 @@ def ranking_service(
         one = _ranker(folder, catalog, backbone, device)
         name = cast(RankerName, one.card.method)
         if name in served:
-            raise BadInput(
-                f"two rankers are both {name!r}: {folder} and {served[name].card.name}. Give one of them."
-            )
+            raise BadInput(f"two rankers are both {name!r}: {folder} and {served[name].card.name}. Give one of them.")
         served[name] = one
     if settings.default_ranker not in (None, "retrieval", *served):
         raise BadInput(f"TANDEM_DEFAULT_RANKER is {settings.default_ranker!r}; loaded are: {', '.join(served)}.")
     default = settings.default_ranker if settings.default_ranker in served else None
-    jobs = Jobs(registry)
-    batcher = Batcher(settings.max_queue, settings.max_batch, jobs)
-    jobs.watch(batcher)
-    service = RankingService(catalog, served, batcher, default)
+    service = RankingService(catalog, served, batcher(settings, registry), default)
     service.self_test()
     return service
+
+
+def batcher(settings: RankingSettings, registry: CollectorRegistry) -> Batcher:
+    """Its worker thread runs from here on."""
+    jobs = Jobs(registry)
+    queue = Batcher(settings.max_queue, settings.max_batch, jobs)
+    jobs.watch(queue)
+    return queue
 
 
 def _ranker(folder: Path, catalog: Catalog, backbone: str | None, device: str) -> Served:

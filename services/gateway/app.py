@@ -37,8 +37,8 @@ AskedMs = Annotated[
 
 def create(settings: GatewaySettings, histories: Histories) -> FastAPI:
     """The gateway as its own process: the other two services answer over HTTP."""
-    to_retrieval = client(str(settings.retrieval_url), settings.max_connections)
-    to_ranking = client(str(settings.ranking_url), settings.max_connections)
+    to_retrieval = client(str(settings.retrieval_url))
+    to_ranking = client(str(settings.ranking_url))
     resources = AsyncExitStack()
     resources.push_async_callback(to_retrieval.aclose)
     resources.push_async_callback(to_ranking.aclose)

@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import structlog
+
 from services.gateway.popular import Popular
 from services.gateway.ports import Histories, RankingPort, RetrievalPort
 from shared.candidate import Source
@@ -40,6 +42,8 @@ from shared.wire import (
 )
 
 T = TypeVar("T")
+log = structlog.get_logger()
+
 Observer = Callable[[RecommendRequest, RecommendAnswer], None]
 
 
@@ -83,6 +87,7 @@ class Course:
         """Notes it, or raises what the caller gets who allows no degraded answer."""
         if not self.request.allow_degraded:
             raise (error if isinstance(error, Unavailable | DeadlineExceeded) else Unavailable(str(error))) from error
+        log.warning("degraded", reason=reason, error=type(error).__name__, detail=str(error))
         self.degradation.append(reason)
 
 

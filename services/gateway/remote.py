@@ -20,10 +20,10 @@ KEEPALIVE_S = 4.0
 """Shorter than the servers' own, so that no request goes into a connection that is just being closed."""
 
 
-def client(base_url: str, max_connections: int) -> httpx.AsyncClient:
-    limits = httpx.Limits(
-        max_connections=max_connections, max_keepalive_connections=max_connections, keepalive_expiry=KEEPALIVE_S
-    )
+def client(base_url: str) -> httpx.AsyncClient:
+    """Without a bound of its own: requests in flight are bounded at the door, and httpcore 1.0.9 loses a connection
+    for good when a request is cancelled while it waits for one (encode/httpcore issue 1093)."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE_S)
     return httpx.AsyncClient(base_url=base_url, limits=limits, trust_env=False)
 
 

@@ -41,4 +41,3 @@ class GatewaySettings(HttpSettings):
     popularity_refresh_s: float = Field(
         default=60, gt=0, description="How often the list for when retrieval is down is fetched anew. Seconds."
     )
-    max_connections: int = Field(default=256, ge=1, description="To each inner service.")

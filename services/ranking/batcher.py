@@ -51,6 +51,8 @@ class Batcher:
         self._max_batch = max_batch
         self._count = count
         self._waiting: list[Job] = []
+        self._seconds_each: dict[Ranker, float] = {}
+        """Of the latest batch of each model, divided by its members."""
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="ranking", daemon=True)
@@ -60,8 +62,9 @@ class Batcher:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
-    def __len__(self) -> int:
-        """Jobs that wait."""
+    @property
+    def waiting(self) -> int:
+        """Jobs in the queue, without those that run."""
         return len(self._waiting)
 
     async def rank(
@@ -114,10 +117,16 @@ class Batcher:
         if not self._waiting:
             return []
         self._waiting.sort(key=lambda job: job.deadline.at)
-        ranker = self._waiting[0].ranker
-        batch = [job for job in self._waiting if job.ranker is ranker][: self._max_batch]
+        first = self._waiting[0]
+        batch = [job for job in self._waiting if job.ranker is first.ranker][: self._fitting(first)]
         self._waiting = [job for job in self._waiting if job not in batch]
         return [job for job in batch if self._starts(job)]
+
+    def _fitting(self, first: Job) -> int:
+        """Where a batch takes as long as its members one by one, as on a CPU, a full one would make all late."""
+        seconds = self._seconds_each.get(first.ranker, 0.0)
+        in_time = int(first.deadline.remaining_s() / seconds) if seconds else self._max_batch
+        return max(1, min(in_time, self._max_batch))
 
     def _starts(self, job: Job) -> bool:
         """False for one that was abandoned just now."""
@@ -147,6 +156,7 @@ class Batcher:
             self._fail(batch, error)
             return
         rank_ms = (time.perf_counter() - began) * 1000
+        self._seconds_each[batch[0].ranker] = rank_ms / 1000 / len(batch)
         for job, ranking in zip(batch, rankings, strict=True):
             self._count("ranked")
             job.done.set_result(Ranked(ranking, (began - job.arrived) * 1000, rank_ms))

@@ -24,4 +24,4 @@ class Jobs:
 
     def watch(self, batcher: Batcher) -> None:
         gauge = Gauge("tandem_rank_queue", "Jobs that wait for the model.", registry=self._registry)
-        gauge.set_function(lambda: len(batcher))
+        gauge.set_function(lambda: batcher.waiting)

@@ -59,8 +59,7 @@ class RetrieverContract:
         histories = self.histories()
         exclude = [[1], [2, 3], [], [4]]
         singles = [
-            retriever.retrieve([history], 6, [banned])[0]
-            for history, banned in zip(histories, exclude, strict=True)
+            retriever.retrieve([history], 6, [banned])[0] for history, banned in zip(histories, exclude, strict=True)
         ]
         self.assert_same(retriever.retrieve(histories, 6, exclude), singles)
 

@@ -11,6 +11,7 @@ from services import embedded
 from services.gateway import app as gateway
 from services.gateway.settings import GatewaySettings
 from services.http import logs
+from services.loading import batcher
 from services.process import serve
 from services.ranking import app as ranking
 from services.ranking.settings import RankingSettings
@@ -28,9 +29,11 @@ def main() -> None:
     slow = fakes.FakeRanker(seconds=float(os.environ.get("FAKE_RANK_SECONDS", "0")))
     registry = CollectorRegistry()
     logs.configure("info")
+    rank = RankingSettings()
     if args.service == "all":
         settings = GatewaySettings()
-        two = fakes.retrieval_service(items), fakes.ranking_service(items, slow)
+        ranker = fakes.ranking_service(items, slow, batcher=batcher(rank, registry))
+        two = fakes.retrieval_service(items), ranker
         serve(embedded.create(settings, fakes.histories(), *two, registry), "127.0.0.1", args.port, settings)
     elif args.service == "gateway":
         settings = GatewaySettings()
@@ -39,8 +42,8 @@ def main() -> None:
         own = RetrievalSettings()
         serve(retrieval.create(own, fakes.retrieval_service(items)), "127.0.0.1", args.port, own)
     else:
-        rank = RankingSettings()
-        app = ranking.create(rank, fakes.ranking_service(items, slow), registry)
+        ranker = fakes.ranking_service(items, slow, batcher=batcher(rank, registry))
+        app = ranking.create(rank, ranker, registry)
         serve(app, "127.0.0.1", args.port, rank)
 
 

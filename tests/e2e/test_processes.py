@@ -104,6 +104,22 @@ def test_a_stopped_ranking_costs_no_more_than_the_budget(stack: Three) -> None:
     assert settled(gateway)["items"][0]["source"] == "llamarec"
 
 
+def test_connections_recover_from_a_crowd_that_gave_up(stack: Three) -> None:
+    gateway, _, ranking = stack
+    settled(gateway)
+    ranking.signal(signal.SIGSTOP)
+    try:
+        with ThreadPoolExecutor(16) as pool:
+            answers = list(pool.map(lambda _: recommend(gateway, timeout_ms=200), range(48)))
+    finally:
+        ranking.signal(signal.SIGCONT)
+    assert {reason for answer in answers for reason in answer["degradation"]} >= {"ranker_timeout"}
+    settled(gateway)
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: recommend(gateway, timeout_ms=2000), range(20)))
+    assert not any(answer["degraded"] for answer in answers)
+
+
 def test_a_killed_retrieval_leaves_what_is_popular(stack: Three) -> None:
     gateway, retrieval, _ = stack
     settled(gateway)
@@ -184,6 +200,19 @@ def _status(service: Service) -> int | None:
         return httpx.get(service.url + "/readyz").status_code
     except httpx.ConnectError:
         return None
+
+
+def test_clients_that_leave_cancel_their_work_in_the_ranking_queue(tmp_path: Path) -> None:
+    def ask_and_leave(url: str) -> None:
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(url, json={"user_id": "u1", "timeout_ms": 10_000}, timeout=0.3)
+
+    with three(tmp_path, FAKE_RANK_SECONDS="0.8", TANDEM_MAX_BATCH="1") as (gateway, _, ranking):
+        with ThreadPoolExecutor(5) as pool:
+            list(pool.map(ask_and_leave, [gateway.url + "/recommend"] * 5))
+        while 'outcome="abandoned"} 4.0' not in httpx.get(ranking.url + "/metrics").text:
+            time.sleep(0.1)
+        assert 'status="499"' in httpx.get(gateway.url + "/metrics").text
 
 
 @pytest.mark.parametrize("stopped", [0, 2], ids=["gateway", "ranking"])

@@ -100,6 +100,23 @@ async def test_the_earliest_deadline_goes_first() -> None:
         assert one.ranker.seen == [[0], [2], [3], [1]]
 
 
+class LinearRanker(FakeRanker):
+    """As long per request as a model on a CPU: a batch saves nothing."""
+
+    def rank(self, histories: Sequence[History], candidates: Sequence[Sequence[Candidate]]) -> list[Ranking]:
+        self.seconds = 0.05 * len(histories)
+        return super().rank(histories, candidates)
+
+
+async def test_a_batch_is_no_larger_than_its_most_urgent_member_can_wait_for() -> None:
+    with bench() as one:
+        ranker = LinearRanker()
+        await one.ask(0, ranker)
+        await asyncio.gather(*(one.ask(item, ranker, ms=190) for item in range(1, 7)), return_exceptions=True)
+        assert one.ends["ranked"] >= 3
+        assert max(ranker.batches) <= 3
+
+
 async def test_a_full_queue_refuses_at_once() -> None:
     with bench(max_queue=2) as one:
         await one.hold()
