@@ -32,6 +32,17 @@ class Questions:
     scores_UC: np.ndarray
     truth_U: np.ndarray
 
+    def take(self, rows: np.ndarray) -> Questions:
+        """Some of the users."""
+        histories = [self.histories[row] for row in rows]
+        return Questions(histories, self.items_UC[rows], self.scores_UC[rows], self.truth_U[rows])
+
+    def reorder(self, order_UC: np.ndarray) -> Questions:
+        """The same candidates listed otherwise: place p of user u shows what stood at order_UC[u, p]."""
+        truth_U = np.where(self.truth_U >= 0, (order_UC == self.truth_U[:, None]).argmax(1), -1)
+        items_UC = np.take_along_axis(self.items_UC, order_UC, axis=1)
+        return Questions(self.histories, items_UC, np.take_along_axis(self.scores_UC, order_UC, axis=1), truth_U)
+
 
 def ask(retriever: Retriever, cases: Sequence[Case], candidates: int) -> Questions:
     """The retriever's best per case, the whole history excluded as in serving (a repeated truth stays possible)."""

@@ -7,12 +7,11 @@ from typing import Literal
 
 import numpy as np
 
-from retriever.popularity import Popularity
-from retriever.retrieve import LRURecRetriever
 from shared.data.split import Case
 from shared.history import History
 from shared.metrics import rank_of
 from shared.progress import progress
+from shared.protocols import Retriever
 
 Exclusion = Literal["window", "history"]
 CHUNK = 1024
@@ -28,7 +27,7 @@ def excluded(case: Case, exclusion: Exclusion, window: int) -> np.ndarray:
 
 
 def retrieved(
-    retriever: LRURecRetriever | Popularity,
+    retriever: Retriever,
     cases: Sequence[Case],
     k: int,
     exclusion: Exclusion,

@@ -45,7 +45,6 @@ from shared.errors import BadInput
 from shared.progress import progress
 from shared.protocols import Retriever
 
-
 PASSES = 10
 
 

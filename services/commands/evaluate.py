@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 import json
-import platform
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from services.commands.tables import metrics_table
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from shared.data.prepared import Prepared
-
-Exclusion = Literal["window", "history"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,134 +24,84 @@ class Evaluate:
     """The retriever's artifact."""
     ranker: Path | None = None
     """A ranker's artifact; rows for the language model alone and for the blend are added."""
+    protocol: Literal["llamarec"] = "llamarec"
+    """Leave-one-out over the whole catalogue, the items that the retriever sees excluded (the papers); rows with
+    the whole history excluded (as served) are printed below."""
     backbone: str | None = None
     """Another place of the ranker's language model: a name or a folder."""
     device: str = "auto"
     """auto, cpu or cuda: where the language model runs."""
-    exclude: Exclusion = "window"
-    """What may not be recommended: the items that the retriever sees (the papers), or the whole history."""
     users: int = 0
-    """Evaluate the language model on this many users at most, evenly spaced; 0: all."""
+    """Evaluate on this many users at most, evenly spaced; 0: all."""
+    order_users: int = 200
+    """Users on whom the sensitivity to the order of candidates is measured, 7 prompts each."""
     seed: int = 0
-    """Of the bootstrap."""
+    """Of the bootstrap and the random orders."""
     json: Path | None = None
     """Also write everything to this file: metrics, config, seed, data digest, hardware, wall time."""
+    plots: Path | None = None
+    """Also draw the metric by band, rank movement and reliability into this folder (PNG)."""
 
 
 def run(args: Evaluate) -> None:
+    from services.evaluation import load_both, report
     from shared.data.prepared import load
 
     began = time.monotonic()
     data = load(args.data)
-    report = evaluate(data, args)
-    shown = f"test, {report['users']:,} users, {args.exclude} excluded"
-    metrics_table(report["rows"], shown)
-    for name, difference in report["against_retriever"].items():
-        print(f"\n{name} against lrurec, paired over {report['users']:,} users:")
-        for metric, d in difference.items():
-            print(f"  {metric:<10} {d['mean']:+.4f}  95 % [{d['low']:+.4f}, {d['high']:+.4f}]  p {d['p_value']:.4f}")
-    if "blend" in report:
-        print(f"\nblend weight {report['blend']:.2f}, label mass {report['label_mass']:.3f}")
+    retriever, ranker = load_both(data, args.retriever, args.ranker, args.backbone, args.device)
+    made = report(data, retriever, ranker, seed=args.seed, users=args.users, order_users=args.order_users)
+    _show(made)
     if args.json:
         from shared.artifact import write_text
 
-        report |= {"wall_seconds": round(time.monotonic() - began, 1), "hardware": hardware()}
-        write_text(args.json, json.dumps(report, indent=2) + "\n")
+        made |= {"wall_seconds": round(time.monotonic() - began, 1), "hardware": hardware()}
+        write_text(args.json, json.dumps(made, indent=2) + "\n")
+    if args.plots:
+        from services.plots import draw
+
+        print("\nplots: " + ", ".join(str(path) for path in draw(made, args.plots)))
 
 
-def retrieval_rows(data: Prepared, folder: Path, exclude: Exclusion) -> dict[str, dict[str, float]]:
-    """popularity and lrurec on the test items."""
-    from shared.metrics import table
-
-    return {name: table(ranks_U) for name, ranks_U in _retrieval(data, folder, exclude, 0).ranks.items()}
-
-
-@dataclass(frozen=True)
-class _Retrieval:
-    cases: list[Any]
-    ranks: dict[str, np.ndarray]
-    items_UC: np.ndarray
-    scores_UC: np.ndarray
-    name: str
-
-
-def _retrieval(data: Prepared, folder: Path, exclude: Exclusion, users: int) -> _Retrieval:
-    from retriever.evaluate import ranks, retrieved
-    from retriever.retrieve import load
-    from shared.data.split import cases
-    from shared.wire import RERANKED
-
-    loaded = load(folder, data.catalog)
-    asked = list(cases(data, "test"))
-    asked = asked[:: max(1, len(asked) // users)] if users else asked
-    window = loaded.retriever.window
-    popular_UC, _ = retrieved(loaded.popularity, asked, RERANKED, exclude, window, "popularity")  # type: ignore[arg-type]
-    items_UC, scores_UC = retrieved(loaded.retriever, asked, RERANKED, exclude, window, "lrurec")
-    found = {"popularity": ranks(popular_UC, asked), "lrurec": ranks(items_UC, asked)}
-    return _Retrieval(asked, found, items_UC, scores_UC, loaded.manifest.name)
-
-
-def evaluate(data: Prepared, args: Evaluate) -> dict[str, Any]:
-    """Everything that the command prints and writes, but for wall time and hardware."""
-    from shared.metrics import ndcg, paired, recall, table
-
-    stage = _retrieval(data, args.retriever, args.exclude, args.users)
-    ranks = dict(stage.ranks)
-    report: dict[str, Any] = {
-        "data": data.manifest.method,
-        "data_digest": data.digest,
-        "catalog": data.catalog.fingerprint(),
-        "users": len(stage.cases),
-        "exclude": args.exclude,
-        "seed": args.seed,
-        "retriever": stage.name,
-    }
-    if args.ranker:
-        report |= _ranked(data, args, stage, ranks)
-    report["rows"] = {name: table(ranks_U) for name, ranks_U in ranks.items()}
-    found_U = ranks["lrurec"] > 0
-    report["found_users"] = int(found_U.sum())
-    report["rows_where_found"] = {name: table(r[found_U]) for name, r in ranks.items() if name != "popularity"}
-    measures = {"ndcg@10": (ndcg, 10), "recall@10": (recall, 10), "recall@5": (recall, 5)}
-    report["against_retriever"] = {
-        name: {m: asdict(paired(f(r, k), f(ranks["lrurec"], k), args.seed)) for m, (f, k) in measures.items()}
-        for name, r in ranks.items()
-        if name not in ("popularity", "lrurec")
-    }
-    return report
-
-
-def _ranked(data: Prepared, args: Evaluate, stage: _Retrieval, ranks: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Adds the language model's rows to `ranks`."""
-    import numpy as np
-
-    from ranker.blend import blend, truth_ranks
-    from ranker.evaluate import questions, score
-    from ranker.llamarec.rank import LlamaRecRanker
-    from ranker.registry import load
-
-    assert args.ranker is not None
-    loaded = load(args.ranker, data.catalog, args.backbone, args.device)
-    loaded.self_test()
-    ranker = loaded.ranker
-    assert isinstance(ranker, LlamaRecRanker)
-    asked = questions(stage.cases, stage.items_UC[:, : ranker.max_candidates], stage.scores_UC)
-    logits_UC, mass_U = score(ranker.engine, ranker.builder, asked, "llamarec")
-    ranks["llamarec alone"] = truth_ranks(logits_UC, asked.truth_U)
-    ranks["llamarec blend"] = truth_ranks(blend(asked.scores_UC, logits_UC, ranker.weight), asked.truth_U)
-    return {
-        "ranker": loaded.manifest.name,
-        "config": loaded.manifest.config,
-        "prompts_seen": loaded.manifest.metrics["prompts"],
-        "blend": ranker.weight,
-        "label_mass": float(np.nanmean(mass_U)),
-    }
+def _show(made: dict[str, Any]) -> None:
+    users = f"{made['users']:,} users"
+    metrics_table(made["rows"], f"test, {users}, visible window excluded")
+    metrics_table(made["rows_history_excluded"], f"test, {users}, whole history excluded")
+    if "ranker" not in made:
+        return
+    found = made["users_where_retrieved"]
+    metrics_table(made["rows_where_retrieved"], f"the {found:,} users whose item the retriever found")
+    for name, differences in made["against_retriever"].items():
+        print(f"\n{name} against lrurec, paired by user")
+        for metric, d in differences.items():
+            print(f"  {metric:<10} {d['mean']:+.4f}  95 % [{d['low']:+.4f}, {d['high']:+.4f}]  p {d['p_value']:.4f}")
+    ranker = made["ranker"]
+    print(
+        f"\nblend weight {ranker['blend']:.2f}   label mass {ranker['label_mass']:.3f}   "
+        f"entropy {ranker['entropy']:.2f} nats"
+    )
+    print("\norder of the candidates, language model alone")
+    for order in made["order_sensitivity"]:
+        print(
+            f"  {order['name']:<10} Kendall tau {order['kendall_tau']:.3f}   NDCG@10 {order['ndcg']:.4f}   "
+            f"first listed on top {order['first_label_share']:.3f}"
+        )
 
 
 def hardware() -> dict[str, Any]:
     import os
+    import platform
 
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {"cpu": platform.processor() or platform.machine(), "cores": os.cpu_count(), "gpu": gpu}
+    return {"cpu": _processor() or platform.machine(), "cores": os.cpu_count(), "gpu": gpu}
+
+
+def _processor() -> str | None:
+    """The model name where the system tells it (Linux)."""
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return None
+    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return names[0] if names else None

@@ -65,10 +65,12 @@ def run(args: Retriever | Ranker) -> None:
 def _retriever(args: Retriever) -> None:
     """Prints test metrics with popularity beside them."""
     from retriever.recipes import configure, for_dataset
+    from retriever.retrieve import load as load_retriever
     from retriever.train import train
-    from services.commands.evaluate import retrieval_rows
     from services.commands.tables import metrics_table
+    from services.evaluation import retrieve
     from shared.data.prepared import load
+    from shared.metrics import table
 
     overrides = pairs(args.settings)
     require_replaceable(args.out)
@@ -76,7 +78,9 @@ def _retriever(args: Retriever) -> None:
     recipe = for_dataset(data.manifest.method) if args.recipe == "auto" else args.recipe
     manifest = train(data, configure(recipe, overrides), args.out, args.resume)
     print(f"written: {args.out} ({manifest.name}), recipe {recipe}, best at step {manifest.metrics['best_step']}")
-    metrics_table(retrieval_rows(data, args.out, "window"), f"test, {len(data):,} users, visible window excluded")
+    stage = retrieve(data, load_retriever(args.out, data.catalog), "window")
+    rows = {name: table(ranks_U) for name, ranks_U in stage.ranks.items()}
+    metrics_table(rows, f"test, {len(stage.cases):,} users, visible window excluded")
 
 
 def _ranker(args: Ranker) -> None:

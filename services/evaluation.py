@@ -1,0 +1,221 @@
+"""One protocol for every system: held-out last items ranked against the whole catalogue, on the same users.
+
+LlamaRec's (section 4.1): leave-one-out, test input = training and validation items, users whose truth the retriever
+missed count 0. Per-user means. Everything is paired by user against the retriever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ranker.blend import blend, log_softmax, truth_ranks
+from ranker.evaluate import Questions, questions, score
+from ranker.llamarec.rank import LlamaRecRanker
+from ranker.registry import LoadedRanker
+from ranker.sensitivity import order_sensitivity
+from retriever.evaluate import ranks, retrieved
+from retriever.retrieve import LoadedRetriever
+from shared import metrics
+from shared.data.prepared import Prepared
+from shared.data.split import Case, cases, train_sequence
+from shared.wire import RERANKED
+
+Exclusion = Literal["window", "history"]
+EXCLUSIONS: tuple[Exclusion, ...] = ("window", "history")
+RETRIEVER = "lrurec"
+ACTIVITY = (5, 10, 20, 50, 100)
+"""Upper ends of the bands of history length, in items; the last band is open."""
+RELIABILITY_BINS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Retrieved:
+    """What the first stage found for every test user. ranks: system -> the truth's place, 0 where missed."""
+
+    cases: list[Case]
+    ranks: dict[str, np.ndarray]
+    items_UC: np.ndarray
+    scores_UC: np.ndarray
+
+
+def retrieve(data: Prepared, loaded: LoadedRetriever, exclusion: Exclusion, users: int = 0) -> Retrieved:
+    """users: at most this many, evenly spaced; 0 for all."""
+    asked = list(cases(data, "test"))
+    asked = asked[:: max(1, len(asked) // users)][:users] if users else asked
+    window = loaded.retriever.window
+    popular_UC, _ = retrieved(loaded.popularity, asked, RERANKED, exclusion, window, f"popularity, {exclusion}")
+    items_UC, scores_UC = retrieved(loaded.retriever, asked, RERANKED, exclusion, window, f"lrurec, {exclusion}")
+    found = {"popularity": ranks(popular_UC, asked), RETRIEVER: ranks(items_UC, asked)}
+    return Retrieved(asked, found, items_UC, scores_UC)
+
+
+@dataclass(frozen=True, slots=True)
+class Reranked:
+    """What the language model said. logits_UC: in retriever order. movement_UC: places gained by each candidate."""
+
+    asked: Questions
+    logits_UC: np.ndarray
+    mass_U: np.ndarray
+    weight: float
+
+    @property
+    def ranks(self) -> dict[str, np.ndarray]:
+        return {
+            "llamarec alone": truth_ranks(self.logits_UC, self.asked.truth_U),
+            "llamarec blend": truth_ranks(self.blended_UC, self.asked.truth_U),
+        }
+
+    @property
+    def blended_UC(self) -> np.ndarray:
+        return blend(self.asked.scores_UC, self.logits_UC, self.weight)
+
+
+def rerank(ranker: LlamaRecRanker, stage: Retrieved) -> Reranked:
+    width = ranker.max_candidates
+    asked = questions(stage.cases, stage.items_UC[:, :width], stage.scores_UC[:, :width])
+    logits_UC, mass_U = score(ranker.engine, ranker.builder, asked, "llamarec")
+    return Reranked(asked, logits_UC, mass_U, ranker.weight)
+
+
+def report(
+    data: Prepared,
+    retriever: LoadedRetriever,
+    ranker: LoadedRanker | None,
+    *,
+    seed: int,
+    users: int = 0,
+    order_users: int = 200,
+) -> dict[str, Any]:
+    """Everything but wall time and hardware. The ranker's rows are under the visible-window exclusion, as published."""
+    stages = {exclusion: retrieve(data, retriever, exclusion, users) for exclusion in EXCLUSIONS}
+    stage = stages["window"]
+    found = dict(stage.ranks)
+    answer: dict[str, Any] = {
+        "protocol": "llamarec",
+        "data": {"name": data.manifest.method, "digest": data.digest, **data.manifest.metrics},
+        "catalog": data.catalog.fingerprint(),
+        "users": len(stage.cases),
+        "seed": seed,
+        "retriever": _artifact(retriever),
+    }
+    if ranker:
+        assert isinstance(ranker.ranker, LlamaRecRanker)
+        reranked = rerank(ranker.ranker, stage)
+        found |= reranked.ranks
+        answer["ranker"] = _artifact(ranker) | _opinion(reranked)
+        orders = order_sensitivity(ranker.ranker.engine, ranker.ranker.builder, reranked.asked, seed, order_users)
+        answer["order_sensitivity"] = [asdict(order) for order in orders]
+    hit_U = found[RETRIEVER] > 0
+    answer |= {
+        "rows": {name: metrics.table(ranks_U) for name, ranks_U in found.items()},
+        "rows_history_excluded": {n: metrics.table(r) for n, r in stages["history"].ranks.items()},
+        "users_where_retrieved": int(hit_U.sum()),
+        "rows_where_retrieved": {n: metrics.table(r[hit_U]) for n, r in found.items() if n != "popularity"},
+        "against_retriever": against(found, seed),
+        "bands": bands(data, stage.cases, found),
+    }
+    return answer
+
+
+def against(found: Mapping[str, np.ndarray], seed: int) -> dict[str, dict[str, dict[str, float]]]:
+    """system -> metric -> paired difference to the retriever."""
+    measures = {"recall": metrics.recall, "ndcg": metrics.ndcg, "mrr": metrics.mrr}
+    return {
+        name: {
+            f"{m}@{k}": asdict(metrics.paired(f(ranks_U, k), f(found[RETRIEVER], k), seed))
+            for m, f in measures.items()
+            for k in (5, 10)
+        }
+        for name, ranks_U in found.items()
+        if name != RETRIEVER
+    }
+
+
+def bands(data: Prepared, asked: Sequence[Case], found: Mapping[str, np.ndarray]) -> dict[str, list[dict[str, Any]]]:
+    """NDCG@10 and Recall@10 by the user's activity and by the truth's popularity (thirds of all training events)."""
+    length_U = np.array([len(case.history) for case in asked])
+    edges = np.array(ACTIVITY)
+    activity = [f"up to {ACTIVITY[0]}", *(f"{a + 1} to {b}" for a, b in pairwise(ACTIVITY))]
+    activity.append(f"more than {ACTIVITY[-1]}")
+    truth_U = np.array([case.truth for case in asked])
+    return {
+        "activity": _banded(np.searchsorted(edges, length_U), activity, found),
+        "popularity": _banded(popularity_third(data)[truth_U], ["tail", "middle", "head"], found),
+    }
+
+
+def popularity_third(data: Prepared) -> np.ndarray:
+    """Per dense index 0, 1 or 2: each third holds a third of the training events, the head the fewest items."""
+    counts_V = np.zeros(len(data.catalog) + 1, dtype=np.int64)
+    for sequence in data.sequences():
+        np.add.at(counts_V, train_sequence(sequence), 1)
+    order = np.argsort(counts_V, kind="stable")
+    share = np.cumsum(counts_V[order]) / max(1, counts_V.sum())
+    third_V = np.zeros(len(counts_V), dtype=np.int64)
+    third_V[order] = np.minimum(2, (share * 3 - 1e-9).astype(np.int64))
+    return third_V
+
+
+def _banded(band_U: np.ndarray, names: Sequence[str], found: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    rows = []
+    for band, name in enumerate(names):
+        here_U = band_U == band
+        if here_U.any():
+            values = {system: metrics.table(ranks_U[here_U], (10,)) for system, ranks_U in found.items()}
+            rows.append({"band": name, "users": int(here_U.sum()), "systems": values})
+    return rows
+
+
+def _artifact(loaded: LoadedRetriever | LoadedRanker) -> dict[str, Any]:
+    manifest = loaded.manifest
+    return {"name": manifest.name, "config": manifest.config, "seed": manifest.seed, "metrics": manifest.metrics}
+
+
+def _opinion(reranked: Reranked) -> dict[str, Any]:
+    """How sure the model is, how right it is when it is sure, and how far the blend moves candidates."""
+    heard = ~np.isnan(reranked.mass_U)
+    log_UC = log_softmax(reranked.logits_UC[heard])
+    p_UC = np.exp(log_UC)
+    entropy_U = -(p_UC * np.where(p_UC > 0, log_UC, 0)).sum(1)
+    places = np.arange(reranked.logits_UC.shape[1])
+    after_UC = np.argsort(np.argsort(-reranked.blended_UC[heard], axis=1, kind="stable"), axis=1)
+    moved, counts = np.unique(places - after_UC, return_counts=True)
+    return {
+        "blend": reranked.weight,
+        "label_mass": float(reranked.mass_U[heard].mean()) if heard.any() else float("nan"),
+        "entropy": float(entropy_U.mean()) if heard.any() else float("nan"),
+        "movement": dict(zip(map(str, moved.tolist()), counts.tolist(), strict=True)),
+        "reliability": reliability(p_UC, reranked.asked.truth_U[heard]),
+    }
+
+
+def reliability(p_UC: np.ndarray, truth_U: np.ndarray) -> list[dict[str, float]]:
+    """Label probabilities in bins: what the model said, how often it was so, over how many labels."""
+    right_UC = np.arange(p_UC.shape[1]) == truth_U[:, None]
+    bin_UC = np.minimum((p_UC * RELIABILITY_BINS).astype(int), RELIABILITY_BINS - 1)
+    return [
+        {"said": float(p_UC[here].mean()), "was": float(right_UC[here].mean()), "labels": int(here.sum())}
+        for here in (bin_UC == b for b in range(RELIABILITY_BINS))
+        if here.any()
+    ]
+
+
+def load_both(
+    data: Prepared, retriever: Path, ranker: Path | None, backbone: str | None, device: str
+) -> tuple[LoadedRetriever, LoadedRanker | None]:
+    """Raises BadArtifact; the ranker has reproduced its golden score."""
+    from ranker.registry import load as load_ranker
+    from retriever.retrieve import load as load_retriever
+
+    first = load_retriever(retriever, data.catalog)
+    if ranker is None:
+        return first, None
+    second = load_ranker(ranker, data.catalog, backbone, device)
+    second.self_test()
+    return first, second
