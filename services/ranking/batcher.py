@@ -60,7 +60,7 @@ class Batcher:
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive()
+        return self._thread.is_alive() and not self._closed
 
     @property
     def waiting(self) -> int:
@@ -79,17 +79,14 @@ class Batcher:
     def close(self) -> None:
         """What waits is refused; what runs is finished."""
         with self._changed:
-            self._closed = True
-            for job in self._waiting:
-                self._refuse(job, Unavailable("the ranking service is stopping"), "refused")
-            self._waiting.clear()
+            self._refuse_waiting()
             self._changed.notify()
         self._thread.join()
 
     def _put(self, job: Job) -> None:
         with self._changed:
-            if self._closed or not self.alive:
-                raise Unavailable("the ranking service is stopping")
+            if not self.alive:
+                raise _stopping()
             if len(self._waiting) >= self._max_queue:
                 self._drop_dead()
             if len(self._waiting) >= self._max_queue:
@@ -99,8 +96,16 @@ class Batcher:
             self._changed.notify()
 
     def _work(self) -> None:
-        while batch := self._take():
-            self._run(batch)
+        batch: list[Job] = []
+        try:
+            while batch := self._take():
+                self._run(batch)
+        finally:
+            # Also where the thread dies of what is no Exception: nobody must wait for the dead.
+            self._refuse_waiting()
+            for job in batch:
+                if not job.done.done():
+                    job.done.set_exception(_stopping())
 
     def _take(self) -> list[Job]:
         """The most urgent live jobs that share a model, now running; empty only when closed."""
@@ -172,7 +177,19 @@ class Batcher:
         self._count("failed")
         batch[0].done.set_exception(error if known else BadAnswer(f"the ranker failed: {type(error).__name__}"))
 
+    def _refuse_waiting(self) -> None:
+        """And whatever comes after."""
+        with self._changed:
+            self._closed = True
+            for job in self._waiting:
+                self._refuse(job, _stopping(), "refused")
+            self._waiting.clear()
+
     def _refuse(self, job: Job, error: TandemError, outcome: str) -> None:
         if job.done.set_running_or_notify_cancel():
             self._count(outcome)
             job.done.set_exception(error)
+
+
+def _stopping() -> Unavailable:
+    return Unavailable("the ranking service is stopping")

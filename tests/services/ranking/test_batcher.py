@@ -215,6 +215,24 @@ async def test_times_tell_waiting_from_ranking() -> None:
         assert 50 <= ranked.rank_ms < 80
 
 
+class FatalRanker(FakeRanker):
+    def rank(self, histories: Sequence[History], candidates: Sequence[Sequence[Candidate]]) -> list[Ranking]:
+        raise SystemExit
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_a_worker_that_dies_leaves_nobody_waiting() -> None:
+    with bench() as one:
+        await one.hold()
+        dying, waiting = one.ask(1, FatalRanker(), ms=100), one.ask(2)
+        await asyncio.sleep(0.01)
+        one.ranker.gate.set()
+        for job in (dying, waiting, one.ask(3)):
+            with pytest.raises(Unavailable):
+                await asyncio.wait_for(job, 2)
+        assert not one.batcher.alive
+
+
 async def test_closing_finishes_what_runs_and_refuses_what_waits() -> None:
     with bench(max_batch=1) as one:
         first = await one.hold()
