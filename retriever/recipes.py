@@ -49,13 +49,26 @@ def amazon() -> TrainConfig:
 RECIPES: dict[str, Callable[[], TrainConfig]] = {"default": default, "movielens": movielens, "amazon": amazon}
 
 
+RANGES = {
+    **dict.fromkeys(("window", "width", "state", "blocks", "batch", "epochs", "validate_every", "patience"), (1, 1e9)),
+    **dict.fromkeys(("dropout", "attention_dropout"), (0, 0.99)),
+    **dict.fromkeys(("learning_rate", "clip"), (1e-12, 1e9)),
+    "weight_decay": (0, 1e9),
+    "seed": (0, 2**63 - 1),
+}
+
+
 def for_dataset(method: str) -> str:
     """The recipe that suits a prepared folder, by its manifest's method."""
     return {"ml-100k": "movielens", "ml-latest-small": "movielens", "amazon": "amazon"}.get(method, "default")
 
 
 def configure(name: str, overrides: dict[str, str]) -> TrainConfig:
-    """Raises BadInput for an unknown recipe, an unknown field or a value of the wrong type."""
+    """Raises BadInput for an unknown recipe, an unknown field, or a value that cannot train."""
     if name not in RECIPES:
         raise BadInput(f"recipe {name!r} is unknown; there are {', '.join(sorted(RECIPES))}")
-    return override(RECIPES[name](), overrides)
+    config = override(RECIPES[name](), overrides)
+    for field, (low, high) in RANGES.items():
+        if not low <= getattr(config, field) <= high:
+            raise BadInput(f"--set {field}={getattr(config, field)}: {field} must be within {low:g} to {high:g}")
+    return config

@@ -48,6 +48,8 @@ def train(data: Prepared, config: TrainConfig, out: Path, resume: bool = False) 
         run.restore(model, optimizer)
     began = time.monotonic() - run.seconds
     valid = _sample(list(cases(data, "valid")))
+    if not valid:
+        raise BadInput("no user has three items: nothing tells when to stop. Lower --min-user or add data.")
     steps_per_epoch = -(-len(pieces) // config.batch)
     total = steps_per_epoch * config.epochs
     with progress("train lrurec", total, "steps", start=run.step) as advance:
@@ -103,7 +105,7 @@ def _step(model: LRURec, optimizer: torch.optim.Optimizer, batch_BL: Tensor, cli
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
     optimizer.step()
-    return float(loss)
+    return loss.item()
 
 
 def _sample(valid: list[Case]) -> list[Case]:

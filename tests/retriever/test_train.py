@@ -1,0 +1,148 @@
+"""What training must learn, that it repeats to the bit, and that an interruption leaves no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+import retriever.train as training
+from retriever import retrieve
+from retriever.evaluate import ranks, retrieved
+from retriever.train import train
+from shared.artifact import MANIFEST
+from shared.data.prepared import Prepared
+from shared.data.split import cases
+from shared.errors import BadInput
+from shared.metrics import recall
+from tests.retriever.tiny import CONFIG, catalog, cycle, noise, prepared
+
+DATA = cycle(items=200)
+SHORT = replace(CONFIG, learning_rate=2e-3, validate_every=3)
+"""12 steps in epochs of 4, so that checkpoints fall inside an epoch and at its end; the last step is the best."""
+
+
+def recall_at(folder: Path, data: Prepared, k: int) -> float:
+    loaded = retrieve.load(folder, data.catalog)
+    asked = list(cases(data, "test"))
+    items_UK, _ = retrieved(loaded.retriever, asked, k, "window", CONFIG.window, what=None)
+    return float(recall(ranks(items_UK, asked), k).mean())
+
+
+def test_a_rule_is_learnt(tmp_path: Path) -> None:
+    data = cycle(users=200)
+    made = train(data, replace(CONFIG, epochs=15, validate_every=50), tmp_path / "out")
+    assert recall_at(tmp_path / "out", data, 1) > 0.95
+    assert made.metrics["valid_recall@10"] > 0.99
+
+
+def test_noise_stays_at_chance(tmp_path: Path) -> None:
+    """400 users, 10 of about 90 unseen items: the chance is 0.11, and 0.05 is more than three deviations."""
+    data = noise(users=400, items=100)
+    train(data, replace(CONFIG, epochs=4, validate_every=25), tmp_path / "out")
+    assert recall_at(tmp_path / "out", data, 10) == pytest.approx(0.11, abs=0.05)
+
+
+def test_the_manifest_says_what_was_made_and_from_what(tmp_path: Path) -> None:
+    data = cycle()
+    made = train(data, CONFIG, tmp_path / "out")
+    assert (made.kind, made.method, made.seed) == ("retriever", "lrurec", CONFIG.seed)
+    assert (made.data_digest, made.catalog_fingerprint) == (data.digest, data.catalog.fingerprint())
+    assert made.config["model"]["items"] == len(data.catalog)
+    assert [step for step, _ in made.metrics["curve"]] == [4, 8, 12]
+    assert set(made.files) == {"lrurec.safetensors", "popularity.safetensors", "index.faiss"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_the_best_weights_are_kept_not_the_last(tmp_path: Path) -> None:
+    """On noise more training is no better: with patience 1 the run stops one validation after its best."""
+    made = train(noise(), replace(CONFIG, epochs=50, patience=1), tmp_path / "out")
+    best, last = made.metrics["curve"][-2:]
+    assert made.metrics["best_step"] == best[0] < last[0] == made.metrics["steps"] < 200
+    assert made.metrics["valid_recall@10"] == best[1] >= last[1]
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(tmp_path: Path) -> None:
+    one, same = (train(cycle(), CONFIG, tmp_path / name) for name in ("one", "same"))
+    other = train(cycle(), replace(CONFIG, seed=2), tmp_path / "other")
+    assert one == same
+    assert one.files["lrurec.safetensors"] != other.files["lrurec.safetensors"]
+
+
+class PowerCut(BaseException):
+    pass
+
+
+def manifest(folder: Path) -> str:
+    """With the checksum of every file, the curve and every metric."""
+    return (folder / MANIFEST).read_text()
+
+
+def cut(monkeypatch: pytest.MonkeyPatch, out: Path, batches: int, resume: bool = False) -> None:
+    """Trains, and dies when it asks for one batch more than `batches` (those that a resumed run skips included)."""
+    real, left = training.train_batches, batches
+
+    def few(*args: Any) -> Iterator[Tensor]:
+        nonlocal left
+        for batch in real(*args):
+            if left == 0:
+                raise PowerCut
+            left -= 1
+            yield batch
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_batches", few)
+        with pytest.raises(PowerCut):
+            train(DATA, SHORT, out, resume)
+
+
+@pytest.mark.parametrize("batches", [3, 4, 5, 11])
+def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: int
+) -> None:
+    made = train(DATA, SHORT, tmp_path / "whole")
+    assert made.metrics["best_step"] == 12
+    cut(monkeypatch, tmp_path / "cut", batches)
+    assert not (tmp_path / "cut").exists()
+    train(DATA, SHORT, tmp_path / "cut", resume=True)
+    assert manifest(tmp_path / "cut") == manifest(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cut", "whole"]
+
+
+def test_a_run_may_be_interrupted_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(DATA, SHORT, tmp_path / "whole")
+    cut(monkeypatch, tmp_path / "cut", 4)
+    cut(monkeypatch, tmp_path / "cut", 9, resume=True)
+    train(DATA, SHORT, tmp_path / "cut", resume=True)
+    assert manifest(tmp_path / "cut") == manifest(tmp_path / "whole")
+
+
+def test_resuming_where_nothing_was_begun_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(BadInput, match=r"out\.partial holds no checkpoint"):
+        train(DATA, SHORT, tmp_path / "out", resume=True)
+    cut(monkeypatch, tmp_path / "out", 2)
+    with pytest.raises(BadInput, match=r"out\.partial holds no checkpoint"):
+        train(DATA, SHORT, tmp_path / "out", resume=True)
+
+
+def test_a_checkpoint_of_another_config_or_other_data_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut(monkeypatch, tmp_path / "out", 5)
+    with pytest.raises(BadInput, match="another config or other data"):
+        train(DATA, replace(SHORT, epochs=4), tmp_path / "out", resume=True)
+    other = replace(DATA, manifest=DATA.manifest.model_copy(update={"data_digest": "e" * 64}))
+    with pytest.raises(BadInput, match="another config or other data"):
+        train(other, SHORT, tmp_path / "out", resume=True)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_histories_too_short_to_learn_from_are_refused_in_words(tmp_path: Path, length: int) -> None:
+    """With 3 items one is left to train on; with 2 there is no validation item to stop by."""
+    data = prepared([list(range(1, length + 1))] * 5, catalog(10))
+    with pytest.raises(BadInput, match="--min-user"):
+        train(data, CONFIG, tmp_path / "out")
