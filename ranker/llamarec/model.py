@@ -87,23 +87,25 @@ def small() -> LlamaRecConfig:
 def demo() -> LlamaRecConfig:
     """What two CPU cores train in about an hour, and what ships for ML-100K."""
     return LlamaRecConfig(
-        layers=12,
+        layers=24,
         history=8,
-        title_tokens=12,
+        title_tokens=10,
         max_tokens=384,
+        lora_rank=4,
+        lora_alpha=16,
         lora_dropout=0.0,
         lora_targets=LINEAR_LAYERS,
         negatives="retrieved",
         targets=5,
         teacher=0.2,
         probe=1.0,
-        binding_prompts=1024,
-        prompts=16_000,
+        binding_prompts=512,
+        prompts=8_000,
         batch=8,
-        learning_rate=1e-3,
-        warmup=50,
-        validate_every=2000,
-        validation_users=500,
+        learning_rate=7e-4,
+        warmup=30,
+        validate_every=1600,
+        validation_users=300,
         compiled=True,
     )
 

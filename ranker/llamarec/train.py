@@ -132,7 +132,7 @@ class _Forward:
             # The flash kernel's backward is slow on a CPU and opaque to the compiler; a few static shapes.
             base.model.set_attn_implementation("eager")
             self.core = torch.compile(self.core, dynamic=False)
-            self.multiple = 192
+            self.multiple = 64
 
     def __call__(self, ids_BT: Tensor) -> tuple[Tensor, Tensor | None]:
         states = self.core(input_ids=ids_BT, output_hidden_states=self.probes)
