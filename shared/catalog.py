@@ -31,6 +31,9 @@ class Catalog:
         index = {item.id: i for i, item in enumerate(self.items, start=1)}
         if len(index) != len(self.items):
             raise BadInput(f"the catalogue repeats item ids: {len(self.items)} items, {len(index)} ids")
+        untitled = next((item.id for item in self.items if not item.title), None)
+        if untitled is not None:
+            raise BadInput(f"item {untitled!r} has no title, and a language model ranks titles; leave it out")
         object.__setattr__(self, "_index", index)
         object.__setattr__(self, "_fingerprint", _digest(self.items))
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
 
 from shared.errors import BadInput
 
@@ -27,7 +29,7 @@ class Recommend:
     """A user id of the data folder."""
     history: str | None = None
     """Item ids, oldest first, with commas between."""
-    k: int = 10
+    k: Annotated[int, tyro.conf.arg(aliases=("-k",))] = 10
     """How many items."""
     backbone: str | None = None
     """Another place of the ranker's language model: a name or a folder."""

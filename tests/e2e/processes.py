@@ -8,26 +8,34 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 
-START_S = 30
+START_S = 120
 STOP_S = 15
 
 
+FAKES = (sys.executable, "-m", "tests.e2e.serve_fakes")
+
+
 class Service:
-    def __init__(self, name: str, folder: Path, port: int | None = None, **environment: str) -> None:
+    """`command` is what starts it; ` --port N` is added."""
+
+    def __init__(
+        self, name: str, folder: Path, port: int | None = None, command: Sequence[str] = (), **environment: str
+    ) -> None:
         self.name, self.environment = name, environment
+        self.command = command or (*FAKES, name)
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / f"{name}-{self.port}.log"
         self._start()
 
     def _start(self) -> None:
-        command = [sys.executable, "-m", "tests.e2e.serve_fakes", self.name, "--port", str(self.port)]
+        command = [*self.command, "--port", str(self.port)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log, env=os.environ | self.environment)
 
