@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from shared.artifact import write_text, writing
@@ -53,7 +54,7 @@ def load(
     dtype: bfloat16 where the processor multiplies it natively, else float32, unless given.
     Raises BadInput for a model that cannot be had, is not of the Llama family, or NF4 without CUDA.
     """
-    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    where = _device(device)
     dtype = dtype or best_dtype(where)
     if quantization == "nf4" and where.type != "cuda":
         raise BadInput("quantization nf4 needs a CUDA device (bitsandbytes); use --set quantization=none on a CPU")
@@ -65,6 +66,17 @@ def load(
     model.requires_grad_(False)
     model.config.use_cache = False
     return Backbone(name, model.eval(), tokenizer, where, dtype)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise BadInput(f"device {name!r} cannot be used: {str(error).splitlines()[0]}. Say auto or cpu.") from None
+    return device
 
 
 def best_dtype(device: torch.device) -> torch.dtype:
@@ -116,10 +128,20 @@ def _from_pretrained(
         extra["device_map"] = {"": device}
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation="sdpa", use_safetensors=True, **extra
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            **extra,
         )
-    except (OSError, ValueError) as error:
+        # Left to itself transformers makes up what is missing at random, and says so where nobody reads it.
+        for fault in ("missing_keys", "mismatched_keys"):
+            if report[fault]:
+                raise ValueError(f"{fault.replace('_', ' ')} in its weights: {sorted(report[fault])[:2]}.")
+    except (OSError, ValueError, SafetensorError) as error:
         raise BadInput(
             f"backbone {folder!r} cannot be loaded: {str(error).splitlines()[0]} "
             f"Give {SMOLLM2}, a local Hugging Face folder, or a name that this machine can download."
@@ -138,7 +160,7 @@ def _require_llama(name: str, model: Any) -> None:
 
 def _keep_layers(name: str, model: Any, layers: int) -> None:
     """An early exit: the final norm and the LM head read the state after `layers` blocks; LoRA learns the rest."""
-    if layers > len(model.model.layers):
+    if not 1 <= layers <= len(model.model.layers):
         raise BadInput(f"layers={layers}: backbone {name!r} has {len(model.model.layers)}")
     model.model.layers = model.model.layers[:layers]
     model.config.num_hidden_layers = layers

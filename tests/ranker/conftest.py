@@ -1,0 +1,49 @@
+"""The tiny backbones, saved once in Hugging Face layout and read back as any other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from ranker import backbone
+from ranker.backbone import Backbone
+from tests.ranker import tiny
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where peft still asks for a name that transformers is about to drop, it is theirs to settle."""
+    theirs = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(theirs)
+
+
+@pytest.fixture(scope="session")
+def bpe_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tokenizer = tiny.bpe(tiny.corpus())
+    return tiny.save(tmp_path_factory.mktemp("backbone") / "bpe", tokenizer, tiny.llama(len(tokenizer)))
+
+
+@pytest.fixture(scope="session")
+def sentencepiece_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tokenizer = tiny.sentencepiece()
+    model = tiny.llama(len(tokenizer), hidden=16)
+    return tiny.save(tmp_path_factory.mktemp("backbone") / "sentencepiece", tokenizer, model)
+
+
+@pytest.fixture(scope="session")
+def bpe(bpe_folder: Path) -> Backbone:
+    return backbone.load(str(bpe_folder), dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def sentencepiece(sentencepiece_folder: Path) -> Backbone:
+    return backbone.load(str(sentencepiece_folder), dtype=torch.float32)
+
+
+@pytest.fixture(params=["bpe", "sentencepiece"])
+def base(request: pytest.FixtureRequest) -> Backbone:
+    """Each tokenizer in turn."""
+    return request.getfixturevalue(request.param)
