@@ -53,6 +53,7 @@ def load(folder: Path, catalog: Catalog, backbone: str | None = None, device: st
         alpha=config.lora_alpha,
         dropout=0.0,
         targets=config.lora_targets,
+        first_layer=config.lora_first_layer,
     )
     try:
         set_adapter_weights(wrapped, load_file(folder / ADAPTER))

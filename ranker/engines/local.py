@@ -28,15 +28,14 @@ class LabelScores:
     mass_B: np.ndarray
 
 
-def pad_right(prompts: Sequence[Sequence[int]], multiple: int = 1) -> tuple[Tensor, Tensor]:
-    """Token ids B x T with T a multiple of `multiple`, and the lengths B.
+def pad_right(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Token ids B x T and the lengths B.
 
     Padded on the right under causal attention, so that no real token ever sees a pad: no mask is needed, the
     fast causal kernel serves any batch, and a batch equals its singles.
     """
     lengths_B = torch.tensor([len(p) for p in prompts])
-    longest = -(-int(lengths_B.max()) // multiple) * multiple
-    ids_BT = torch.zeros(len(prompts), longest, dtype=torch.long)
+    ids_BT = torch.zeros(len(prompts), int(lengths_B.max()), dtype=torch.long)
     for row, prompt in zip(ids_BT, prompts, strict=True):
         row[: len(prompt)] = torch.tensor(prompt)
     return ids_BT, lengths_B

@@ -35,6 +35,8 @@ class LlamaRecConfig:
     lora_alpha: int = 32
     lora_dropout: float = 0.05
     lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
+    lora_first_layer: int = 0
+    """LoRA from this layer on; those below stay frozen, which spares their backward."""
     negatives: Literal["uniform", "hard", "mixed", "retrieved"] = "uniform"
     """uniform: at random from the catalogue (the paper). hard: the truth and the retriever's best. mixed: half of
     each. retrieved: the retriever's best as they are, prompts without a right answer among them left out: what
@@ -59,8 +61,6 @@ class LlamaRecConfig:
     """Steps."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     clip: float = 1.0
-    compiled: bool = False
-    """torch.compile the training forward: about twice as fast on a CPU, after a minute; needs a C++ compiler."""
     validate_every: int = 2000
     """Prompts."""
     validation_users: int = 2000
@@ -91,8 +91,9 @@ def demo() -> LlamaRecConfig:
         history=8,
         title_tokens=10,
         max_tokens=384,
-        lora_rank=4,
-        lora_alpha=16,
+        lora_rank=6,
+        lora_alpha=24,
+        lora_first_layer=8,
         lora_dropout=0.0,
         lora_targets=LINEAR_LAYERS,
         negatives="retrieved",
@@ -100,13 +101,12 @@ def demo() -> LlamaRecConfig:
         teacher=0.2,
         probe=1.0,
         binding_prompts=512,
-        prompts=8_000,
+        prompts=9_000,
         batch=8,
         learning_rate=7e-4,
         warmup=30,
-        validate_every=1600,
+        validate_every=1500,
         validation_users=300,
-        compiled=True,
     )
 
 

@@ -28,6 +28,7 @@ from ranker.fit import (
     MasterAdamW,
     adapter_weights,
     add_lora,
+    keep_memory,
     load_checkpoint,
     save_checkpoint,
     schedule,
@@ -70,6 +71,7 @@ def train(
 ) -> Manifest:
     """Writes the artifact to `out` and returns its manifest; `out`.partial holds the checkpoint meanwhile."""
     torch.manual_seed(config.seed)
+    keep_memory()
     base = backbones.load(config.backbone, layers=config.layers, device=device, quantization=config.quantization)
     wrapped = add_lora(
         base.model,
@@ -77,6 +79,7 @@ def train(
         alpha=config.lora_alpha,
         dropout=config.lora_dropout,
         targets=config.lora_targets,
+        first_layer=config.lora_first_layer,
         dtype=base.dtype,
     ).to(base.device)
     builder = prompt_builder(base.tokenizer, data.catalog, config)
@@ -87,7 +90,6 @@ def train(
     valid = ask(retriever, _spread(list(cases(data, "valid")), config.validation_users), config.candidates)
     probe_D = torch.nn.Parameter(torch.zeros(base.model.config.hidden_size, device=base.device))
     optimizer = MasterAdamW([*(p for p in wrapped.parameters() if p.requires_grad), probe_D])
-    forward = _Forward(base, config)
     run = _Run(out.with_name(out.name + ".partial"), config, data.digest)
     if resume:
         run.restore(wrapped, optimizer)
@@ -99,7 +101,7 @@ def train(
             if not (batch := list(islice(stream, config.batch))):
                 break
             wrapped.train()
-            loss, letters = _losses(forward, base, labels_K, probe_D, batch, config)
+            loss, letters = _losses(base, labels_K, probe_D, batch, config)
             loss.backward()
             step = run.prompts // config.batch
             rate = schedule(config.schedule, step, -(-total // config.batch), config.warmup)
@@ -120,27 +122,7 @@ def train(
     return _write(data, retriever_name, config, builder, wrapped, run, fitted, golden, out)
 
 
-class _Forward:
-    """The hidden states of a training batch, B x T x D: the last one and the one that the probe reads."""
-
-    def __init__(self, base: Backbone, config: LlamaRecConfig) -> None:
-        self.layer = max(1, 2 * len(base.model.model.layers) // 3)
-        self.probes = config.probe > 0
-        self.core = base.model.model
-        self.multiple = 1
-        if config.compiled:
-            # The flash kernel's backward is slow on a CPU and opaque to the compiler; a few static shapes.
-            base.model.set_attn_implementation("eager")
-            self.core = torch.compile(self.core, dynamic=False)
-            self.multiple = 64
-
-    def __call__(self, ids_BT: Tensor) -> tuple[Tensor, Tensor | None]:
-        states = self.core(input_ids=ids_BT, output_hidden_states=self.probes)
-        return states.last_hidden_state, states.hidden_states[self.layer] if self.probes else None
-
-
 def _losses(
-    forward: _Forward,
     base: Backbone,
     labels_K: Tensor,
     probe_D: Tensor,
@@ -148,15 +130,16 @@ def _losses(
     config: LlamaRecConfig,
 ) -> tuple[Tensor, float]:
     """What is minimised, and the verbalizer's share of it."""
-    ids_BT, lengths_B = pad_right([e.prompt for e in batch], forward.multiple)
-    last_BTD, middle_BTD = forward(ids_BT.to(base.device))
+    ids_BT, lengths_B = pad_right([e.prompt for e in batch])
+    states = base.model.model(input_ids=ids_BT.to(base.device), output_hidden_states=config.probe > 0)
     rows_B = torch.arange(len(batch))
     target_BK = torch.from_numpy(np.stack([e.target_K for e in batch])).to(base.device)
     head_VD = base.model.lm_head.weight
-    loss = verbalizer_loss(last_BTD[rows_B, lengths_B - 1], head_VD, labels_K, target_BK, config.loss)
+    loss = verbalizer_loss(states.last_hidden_state[rows_B, lengths_B - 1], head_VD, labels_K, target_BK, config.loss)
     letters = loss.item()
     listed = [row for row, e in enumerate(batch) if len(e.ends) == config.candidates]
-    if middle_BTD is not None and listed:
+    if config.probe and listed:
+        middle_BTD = states.hidden_states[2 * len(base.model.model.layers) // 3]
         ends_BK = torch.tensor([batch[row].ends for row in listed])
         ends_BKD = middle_BTD[torch.tensor(listed)[:, None], ends_BK]
         loss = loss + config.probe * probe_loss(ends_BKD, probe_D, target_BK[listed])
