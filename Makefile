@@ -44,5 +44,5 @@ clean:
 	@touch $@
 
 .venv/dev: .venv/models
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[models,plots,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[models,plots,baselines,dev]'
 	@touch $@

@@ -29,6 +29,7 @@ from shared.wire import RERANKED
 Exclusion = Literal["window", "history"]
 EXCLUSIONS: tuple[Exclusion, ...] = ("window", "history")
 RETRIEVER = "lrurec"
+RERANKERS = ("llamarec alone", "llamarec blend")
 ACTIVITY = (5, 10, 20, 50, 100)
 """Upper ends of the bands of history length, in items; the last band is open."""
 RELIABILITY_BINS = 10
@@ -67,8 +68,8 @@ class Reranked:
     @property
     def ranks(self) -> dict[str, np.ndarray]:
         return {
-            "llamarec alone": truth_ranks(self.logits_UC, self.asked.truth_U),
-            "llamarec blend": truth_ranks(self.blended_UC, self.asked.truth_U),
+            RERANKERS[0]: truth_ranks(self.logits_UC, self.asked.truth_U),
+            RERANKERS[1]: truth_ranks(self.blended_UC, self.asked.truth_U),
         }
 
     @property
@@ -91,11 +92,12 @@ def report(
     seed: int,
     users: int = 0,
     order_users: int = 200,
+    baselines: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Everything but wall time and hardware. The ranker's rows are under the visible-window exclusion, as published."""
     stages = {exclusion: retrieve(data, retriever, exclusion, users) for exclusion in EXCLUSIONS}
     stage = stages["window"]
-    found = dict(stage.ranks)
+    found = _baselines(data, stage.cases, baselines, retriever.retriever.window, seed) | stage.ranks
     answer: dict[str, Any] = {
         "protocol": "llamarec",
         "data": {"name": data.manifest.method, "digest": data.digest, **data.manifest.metrics},
@@ -116,11 +118,27 @@ def report(
         "rows": {name: metrics.table(ranks_U) for name, ranks_U in found.items()},
         "rows_history_excluded": {n: metrics.table(r) for n, r in stages["history"].ranks.items()},
         "users_where_retrieved": int(hit_U.sum()),
-        "rows_where_retrieved": {n: metrics.table(r[hit_U]) for n, r in found.items() if n != "popularity"},
-        "against_retriever": against(found, seed),
+        "rows_where_retrieved": {
+            n: metrics.table(r[hit_U]) for n, r in found.items() if n == RETRIEVER or n in RERANKERS
+        },
+        "against_retriever": against({n: r for n, r in found.items() if n in RERANKERS or n == RETRIEVER}, seed),
         "bands": bands(data, stage.cases, found),
     }
     return answer
+
+
+def _baselines(
+    data: Prepared, asked: list[Case], names: Sequence[str], window: int, seed: int
+) -> dict[str, np.ndarray]:
+    from retriever.baselines import fit
+
+    sequences = [train_sequence(s) for s in data.sequences()]
+    found = {}
+    for name in names:
+        fitted = fit(name, sequences, len(data.catalog), seed)
+        items_UC, _ = retrieved(fitted, asked, RERANKED, "window", window, name)
+        found[name] = ranks(items_UC, asked)
+    return found
 
 
 def against(found: Mapping[str, np.ndarray], seed: int) -> dict[str, dict[str, dict[str, float]]]:

@@ -27,6 +27,8 @@ class Evaluate:
     protocol: Literal["llamarec"] = "llamarec"
     """Leave-one-out over the whole catalogue, the items that the retriever sees excluded (the papers); rows with
     the whole history excluded (as served) are printed below."""
+    baselines: tuple[str, ...] = ()
+    """als, item-knn: rows on the same split, from the library implicit (extra `baselines`)."""
     backbone: str | None = None
     """Another place of the ranker's language model: a name or a folder."""
     device: str = "auto"
@@ -50,7 +52,15 @@ def run(args: Evaluate) -> None:
     began = time.monotonic()
     data = load(args.data)
     retriever, ranker = load_both(data, args.retriever, args.ranker, args.backbone, args.device)
-    made = report(data, retriever, ranker, seed=args.seed, users=args.users, order_users=args.order_users)
+    made = report(
+        data,
+        retriever,
+        ranker,
+        seed=args.seed,
+        users=args.users,
+        order_users=args.order_users,
+        baselines=args.baselines,
+    )
     _show(made)
     if args.json:
         from shared.artifact import write_text
