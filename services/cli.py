@@ -23,6 +23,7 @@ COMMANDS = {
     "train retriever": Command("train", "Retriever", "LRURec and its FAISS index, from a data folder"),
     "train ranker": Command("train", "Ranker", "a language model that orders the retriever's candidates"),
     "evaluate": Command("evaluate", "Evaluate", "retrieval and ranking metrics on held-out items"),
+    "results": Command("results", "Results", "the results page out of committed evaluations"),
     "recommend": Command("recommend", "Recommend", "one user's recommendations, here and now"),
     "serve all": Command("serve", "All", "everything in one process"),
     "serve gateway": Command("serve", "Gateway", "POST /recommend, over the two services below"),
