@@ -43,7 +43,7 @@ def load(folder: Path, catalog: Catalog, backbone: str | None = None, device: st
     """
     manifest = open_artifact(folder, "ranker", methods=("llamarec",))
     catalog.require(manifest.catalog_fingerprint, f"the ranker in {folder}")
-    config = LlamaRecConfig(**(manifest.config | {"lora_targets": tuple(manifest.config["lora_targets"])}))
+    config = _config(manifest, folder)
     base = backbones.load(
         backbone or config.backbone, layers=config.layers, device=device, quantization=config.quantization
     )
@@ -65,6 +65,16 @@ def load(folder: Path, catalog: Catalog, backbone: str | None = None, device: st
     engine = LocalEngine(base)
     ranker = LlamaRecRanker(engine, builder, config.candidates, manifest.extra["blend"])
     return LoadedRanker(manifest, ranker, lambda: _self_test(engine, builder.labels, manifest, folder))
+
+
+def _config(manifest: Manifest, folder: Path) -> LlamaRecConfig:
+    try:
+        return LlamaRecConfig(**(manifest.config | {"lora_targets": tuple(manifest.config["lora_targets"])}))
+    except (KeyError, TypeError) as error:
+        raise BadArtifact(
+            f"{folder} was made by another version of Tandem: {error}. Train it anew, or install "
+            f"tandem-rec {manifest.packages.get('tandem-rec', 'as it was')}."
+        ) from None
 
 
 def _self_test(engine: LocalEngine, labels: list[int], manifest: Manifest, folder: Path) -> None:

@@ -20,6 +20,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(theirs)
 
 
+@pytest.fixture(autouse=True)
+def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some processors would choose bfloat16; a test means the same on all of them."""
+    monkeypatch.setattr(backbone, "best_dtype", lambda device: torch.float32)
+
+
 @pytest.fixture(scope="session")
 def bpe_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer = tiny.bpe(tiny.corpus())
@@ -47,3 +53,13 @@ def sentencepiece(sentencepiece_folder: Path) -> Backbone:
 def base(request: pytest.FixtureRequest) -> Backbone:
     """Each tokenizer in turn."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def artifact(bpe_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ranker trained for a moment on `tiny.DATA`. Copy it before changing it."""
+    out = tmp_path_factory.mktemp("ranker") / "llamarec"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbone, "best_dtype", lambda device: torch.float32)
+        tiny.trained(out, bpe_folder)
+    return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from sentencepiece import SentencePieceProcessor
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer, PreTrainedTokenizerFast
 
+from ranker.fit import LINEAR_LAYERS
 from ranker.labels import LETTERS
+from ranker.llamarec.model import LlamaRecConfig
+from ranker.llamarec.train import train
 from ranker.prompt import TEMPLATES
 from shared.artifact import Manifest
 from shared.candidate import Candidate
@@ -140,3 +144,36 @@ class Neighbours:
         near, far = [i for i in around[:20] if i not in banned], [i for i in around[20:] if i not in banned]
         shuffled = np.random.default_rng(sum(history.items)).permutation(near).tolist()
         return [Candidate(int(item), 20.0 - place) for place, item in enumerate((shuffled + far)[:k])]
+
+
+ITEMS = 40
+DATA = cycle(users=30, length=8, items=ITEMS)
+
+
+def config(backbone: Path, **changes: Any) -> LlamaRecConfig:
+    """Five validations in 10 steps of 8 prompts, the first 2 of them the copy task; dropout and probe are on."""
+    base = LlamaRecConfig(
+        backbone=str(backbone),
+        history=4,
+        title_tokens=8,
+        lora_rank=4,
+        lora_alpha=8,
+        lora_dropout=0.1,
+        lora_targets=LINEAR_LAYERS,
+        negatives="mixed",
+        probe=0.5,
+        binding_prompts=16,
+        prompts=64,
+        batch=8,
+        learning_rate=3e-3,
+        warmup=2,
+        validate_every=16,
+        validation_users=10,
+        seed=1,
+    )
+    return replace(base, **changes)
+
+
+def trained(out: Path, backbone: Path, resume: bool = False, data: Prepared = DATA, **changes: Any) -> Manifest:
+    settings = config(backbone, **changes)
+    return train(data, Neighbours(len(data.catalog)), "neighbours@1", settings, out, resume=resume, device="cpu")
