@@ -101,12 +101,12 @@ def demo() -> LlamaRecConfig:
         teacher=0.2,
         probe=1.0,
         binding_prompts=512,
-        prompts=9_000,
+        prompts=5_500,
         batch=8,
         learning_rate=7e-4,
         warmup=30,
-        validate_every=1500,
-        validation_users=300,
+        validate_every=1100,
+        validation_users=250,
     )
 
 

@@ -141,7 +141,8 @@ def _opinion(report: Mapping[str, Any]) -> list[str]:
     ranker, trained = report["ranker"], report["ranker"]["metrics"]
     lines = [
         f"`{ranker['name']}`: {trained['prompts']:,} prompts seen, {trained['train_seconds']:,.0f} s of training; "
-        f"label mass {ranker['label_mass']:.3f}, entropy {ranker['entropy']:.2f} nats. Against LRURec on the same users:\n",
+        f"label mass {ranker['label_mass']:.3f}, entropy {ranker['entropy']:.2f} nats. "
+        "Against LRURec on the same users:\n",
         _row("", ["NDCG@10", "95 %", "p", "Recall@10", "95 %", "p"]),
         _row("---", ["---"] * 6),
     ]
