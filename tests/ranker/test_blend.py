@@ -55,9 +55,9 @@ def test_weight_zero_keeps_the_retrievers_order_where_the_model_says_nothing_at_
 
 
 def test_between_the_ends_the_logs_of_both_are_mixed() -> None:
-    """By hand: softmax (3/4, 1/4) and (1/5, 4/5), half of each log."""
-    mixed = blend(np.log([[3.0, 1.0]]), np.log([[1.0, 4.0]]), 0.5)
-    np.testing.assert_allclose(mixed, [[math.log(0.75 * 0.2) / 2, math.log(0.25 * 0.8) / 2]])
+    """By hand: softmax (3/4, 1/4) and (1/5, 4/5), a quarter of the log of the second."""
+    mixed = blend(np.log([[3.0, 1.0]]), np.log([[1.0, 4.0]]), 0.25)
+    np.testing.assert_allclose(mixed, [[math.log(0.75**3 * 0.2) / 4, math.log(0.25**3 * 0.8) / 4]])
 
 
 def test_a_constant_added_to_either_side_changes_nothing() -> None:
