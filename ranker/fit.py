@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import json
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -47,7 +48,10 @@ def add_lora(
         layers_to_transform=list(range(first_layer, len(model.model.layers))) if first_layer else None,
         task_type="CAUSAL_LM",
     )
-    wrapped = get_peft_model(model, config, autocast_adapter_dtype=False)
+    with warnings.catch_warnings():
+        # peft asks for a name that transformers is about to drop; it is theirs to settle.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        wrapped = get_peft_model(model, config, autocast_adapter_dtype=False)
     for parameter in wrapped.parameters():
         if parameter.requires_grad and dtype is not None:
             parameter.data = parameter.data.to(dtype)

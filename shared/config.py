@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from shared.errors import BadInput
 
@@ -14,10 +14,14 @@ Config = TypeVar("Config")
 def override(config: Config, overrides: Mapping[str, str]) -> Config:
     """Values take the type of the field they replace. Raises BadInput for an unknown field or a bad value."""
     known = {field.name for field in fields(config)}  # type: ignore[arg-type]
+    hints = get_type_hints(type(config))
     changes: dict[str, Any] = {}
     for key, text in overrides.items():
         if key not in known:
             raise BadInput(f"--set {key}={text}: no such field; there are {', '.join(sorted(known))}")
+        choices = get_args(hints[key]) if get_origin(hints[key]) is Literal else ()
+        if choices and text not in choices:
+            raise BadInput(f"--set {key}={text}: one of {', '.join(choices)}")
         changes[key] = _parse(key, text, getattr(config, key))
     return replace(config, **changes)  # type: ignore[type-var]
 

@@ -125,6 +125,16 @@ def configure(recipe: str, overrides: dict[str, str]) -> LlamaRecConfig:
     config = override(RECIPES[recipe](), overrides)
     if not 2 <= config.candidates <= 20:
         raise BadInput(f"candidates={config.candidates}: there are 20 letters, so 2 to 20")
+    if not 1 <= config.targets < config.candidates:
+        raise BadInput(f"targets={config.targets}: 1 to {config.candidates - 1}, so that a wrong candidate is left")
+    for name in ("batch", "validate_every", "validation_users", "patience", "lora_rank"):
+        if getattr(config, name) < 1:
+            raise BadInput(f"{name}={getattr(config, name)}: at least 1")
+    for name in ("prompts", "binding_prompts", "warmup", "layers", "lora_first_layer", "seed"):
+        if getattr(config, name) < 0:
+            raise BadInput(f"{name}={getattr(config, name)}: 0 or more")
+    if config.negatives == "retrieved" and not config.prompts:
+        raise BadInput("negatives=retrieved leaves prompts out, so an epoch has no fixed length: say prompts=N")
     return config
 
 

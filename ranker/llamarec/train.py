@@ -113,8 +113,13 @@ def train(
                 run.seconds = time.monotonic() - began
                 run.validated(_ndcg(engine, builder, valid, config), wrapped, optimizer)
     wrapped.eval()
-    if run.best_weights:
-        set_adapter_weights(wrapped, run.best_weights)
+    if run.prompts <= config.binding_prompts:
+        raise BadInput("no training prompt has a right answer among the retriever's best; use --set negatives=mixed")
+    if (
+        not run.curve or run.curve[-1][0] != run.prompts
+    ):  # prompts without an answer were left out, and the stream ended early
+        run.validated(_ndcg(engine, builder, valid, config), wrapped, optimizer)
+    set_adapter_weights(wrapped, run.best_weights)
     everyone = ask(retriever, list(cases(data, "valid")), config.candidates)
     logits_UC, _ = score(engine, builder, everyone, "fit the blend")
     fitted = fit(everyone.scores_UC, logits_UC, everyone.truth_U, config.seed)

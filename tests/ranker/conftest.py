@@ -12,14 +12,6 @@ from ranker.backbone import Backbone
 from tests.ranker import tiny
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where peft still asks for a name that transformers is about to drop, it is theirs to settle."""
-    theirs = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(theirs)
-
-
 @pytest.fixture(autouse=True)
 def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Some processors would choose bfloat16; a test means the same on all of them."""
