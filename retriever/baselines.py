@@ -5,6 +5,7 @@ Not for serving: the rows that a sequential model has to beat. Needs the extra `
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -75,7 +76,9 @@ def item_knn(sequences: Sequence[np.ndarray], items: int, seed: int) -> Retrieve
     from implicit.nearest_neighbours import CosineRecommender
 
     model = CosineRecommender(K=100)
-    model.fit(interactions(sequences, items), show_progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # implicit warns of its own matrix format
+        model.fit(interactions(sequences, items), show_progress=False)
     return _NoFactors(model, items)
 
 
