@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ranker.engines.local import LocalEngine
-from ranker.prompt import PromptBuilder
+from ranker.prompt import PromptBuilder, ranks_of
 from shared.data.split import Case
 from shared.history import History
 from shared.progress import progress
@@ -83,10 +83,18 @@ def score(
     with progress(what, len(rows), "prompts") as advance:
         for start in range(0, len(rows), CHUNK):
             chunk = rows[start : start + CHUNK]
-            listed = [asked.items_UC[u][asked.items_UC[u] > 0].tolist() for u in chunk]
-            prompts = [builder.build(asked.histories[u], items) for u, items in zip(chunk, listed, strict=True)]
+            real = [asked.items_UC[u] > 0 for u in chunk]
+            prompts = [
+                builder.build(
+                    asked.histories[u].tolist(),
+                    asked.items_UC[u][here].tolist(),
+                    ranks_of(asked.scores_UC[u][here].tolist()),
+                )
+                for u, here in zip(chunk, real, strict=True)
+            ]
             scores = engine.label_logits(prompts, builder.labels[:width])
-            logits_UC[chunk] = np.where(asked.items_UC[chunk] > 0, scores.logits_BK, -np.inf)
+            for u, here, logits_K in zip(chunk, real, scores.logits_BK, strict=True):
+                logits_UC[u, here] = logits_K[: here.sum()]
             mass_U[chunk] = scores.mass_B
             advance(len(chunk))
     return logits_UC, mass_U

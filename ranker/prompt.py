@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ranker.labels import LETTERS, label_ids, tokens, tokens_after
 from shared.catalog import Catalog
 
-_FRAME_MARKS = re.compile(r"-+>|#{2,}|\(([A-Z])\)")
+_FRAME_MARKS = re.compile(r"-+>|#{2,}|#(?=\d)|\(([A-Z])\)")
 _SPACE = re.compile(r"\s+")
 
 
@@ -32,6 +32,8 @@ class Template:
     """In the cue's place, asks for the label of one listed title (the binding warm-up)."""
     label: str
     """How the label's text looks right after the cue."""
+    rank_mark: str = ""
+    """Follows a candidate's title and tells its place in the retriever's order, from 1."""
 
 
 PAPER = Template(
@@ -62,7 +64,11 @@ COMPACT = Template(
 """The letter after the title, as the very token that answers: its own state has seen the title, so one attention
 hop binds the two. A small backbone learns this; before the title the letter knows nothing (docs/log.md)."""
 
-TEMPLATES = {"paper": PAPER, "compact": COMPACT}
+RANKED = replace(COMPACT, rank_mark=" #{rank}")
+"""The compact format, and the language model also reads where the retriever put each candidate. The place is told in
+words, not by the order of the list, so that candidates can be shuffled and letters stay free of meaning."""
+
+TEMPLATES = {"paper": PAPER, "compact": COMPACT, "ranked": RANKED}
 
 
 def neutral(title: str) -> str:
@@ -96,6 +102,8 @@ class PromptBuilder:
         self.history_lines = [_line(tokenizer, t.history_line, n=n) for n in range(1, max_history + 1)]
         self.pool = tokens_after(tokenizer, "a", t.pool)
         self.candidate_lines = [_line(tokenizer, t.candidate_line, label=label) for label in labels]
+        marks = [t.rank_mark.format(rank=r) for r in range(1, len(labels) + 1)] if t.rank_mark else []
+        self.rank_marks = [tokens_after(tokenizer, "a", mark) for mark in marks]
         self.cue = tokens_after(tokenizer, "a", t.cue)
         self.labels = label_ids(tokenizer, "a" + t.cue, [t.label.format(label=label) for label in labels])
         ask_before, ask_after = _line(tokenizer, t.binding_cue)
@@ -103,12 +111,13 @@ class PromptBuilder:
         spaced = t.history_line.partition("{title}")[0].endswith(" ")
         self.titles = _titles(tokenizer, catalog, max_title_tokens, "a" if spaced else "", " " if spaced else "\n")
 
-    def build(self, history: Sequence[int], candidates: Sequence[int]) -> list[int]:
+    def build(self, history: Sequence[int], candidates: Sequence[int], ranks: Sequence[int] | None = None) -> list[int]:
         """Token ids for dense indices: history oldest first, candidate i gets label i.
 
+        ranks: each candidate's place in the retriever's order, from 1; the order of the list where absent.
         Past max_tokens the oldest history goes first; the candidates and the cue always stay.
         """
-        tail = self._pool(candidates) + self.cue
+        tail = self._pool(candidates, ranks) + self.cue
         kept = list(history[-self.max_history :]) if self.max_history else []
         while True:
             lines: list[int] = []
@@ -118,25 +127,35 @@ class PromptBuilder:
                 return self.head + lines + tail
             kept = kept[1:]
 
-    def candidate_ends(self, length: int, candidates: Sequence[int]) -> list[int]:
+    def candidate_ends(self, length: int, candidates: Sequence[int], ranks: Sequence[int] | None = None) -> list[int]:
         """In a prompt of `length` tokens by `build`: where each candidate's line ends, all of it read."""
-        sizes = [
-            len(before) + len(self.titles[item]) + len(after)
-            for (before, after), item in zip(self.candidate_lines, candidates, strict=False)
-        ]
+        sizes = [len(line) for line in self._lines(candidates, ranks)]
         first = length - len(self.cue) - sum(sizes)
         return [first + sum(sizes[: place + 1]) - 1 for place in range(len(sizes))]
 
     def build_binding(self, asked: int, candidates: Sequence[int]) -> list[int]:
         """The copy task of the warm-up: no history, and the cue asks for the label of `asked`."""
         before, after = self.ask
-        return self.begin + self._pool(candidates) + before + self.titles[asked] + after
+        return self.begin + self._pool(candidates, None) + before + self.titles[asked] + after
 
-    def _pool(self, candidates: Sequence[int]) -> list[int]:
-        pool = list(self.pool)
-        for (before, after), item in zip(self.candidate_lines, candidates, strict=False):
-            pool += before + self.titles[item] + after
-        return pool
+    def _pool(self, candidates: Sequence[int], ranks: Sequence[int] | None) -> list[int]:
+        return self.pool + [token for line in self._lines(candidates, ranks) for token in line]
+
+    def _lines(self, candidates: Sequence[int], ranks: Sequence[int] | None) -> list[list[int]]:
+        places = ranks or range(1, len(candidates) + 1)
+        return [
+            before + self.titles[item] + (self.rank_marks[rank - 1] if self.rank_marks else []) + after
+            for (before, after), item, rank in zip(self.candidate_lines, candidates, places, strict=False)
+        ]
+
+
+def ranks_of(scores: Sequence[float]) -> list[int]:
+    """Places from 1, best first; ties in the order given."""
+    order = sorted(range(len(scores)), key=lambda place: -scores[place])
+    ranks = [0] * len(scores)
+    for rank, place in enumerate(order, start=1):
+        ranks[place] = rank
+    return ranks
 
 
 def _line(tokenizer: Any, line: str, **values: object) -> tuple[list[int], list[int]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ranker.llamarec.model import LlamaRecConfig
-from ranker.prompt import PromptBuilder
+from ranker.prompt import PromptBuilder, ranks_of
 from shared.history import History
 from shared.protocols import Retriever
 
@@ -68,8 +69,10 @@ def examples(
                     continue
             wrong = _negatives(right, history, list(scores), items, config, rng)
             candidates = rng.permutation(right + wrong).tolist()
-            prompt = builder.build(history.items, candidates)
-            ends = builder.candidate_ends(len(prompt), candidates)
+            # What the retriever did not return comes behind all that it did.
+            ranks = ranks_of([scores.get(i, -math.inf) for i in candidates])
+            prompt = builder.build(history.items, candidates, ranks)
+            ends = builder.candidate_ends(len(prompt), candidates, ranks)
             yield Example(config.binding_prompts + i, prompt, _target(candidates, right, scores, config), ends)
 
 
@@ -85,7 +88,7 @@ def binding_examples(builder: PromptBuilder, items: int, config: LlamaRecConfig,
 
 
 def _asks(config: LlamaRecConfig) -> bool:
-    return config.negatives != "uniform" or config.teacher > 0
+    return config.negatives != "uniform" or config.teacher > 0 or config.template == "ranked"
 
 
 def _negatives(

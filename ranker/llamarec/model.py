@@ -25,7 +25,7 @@ class LlamaRecConfig:
     layers: int = 0
     """Keep only the backbone's first layers; 0 keeps all."""
     quantization: Quantization = "none"
-    template: Literal["paper", "compact"] = "compact"
+    template: Literal["paper", "compact", "ranked"] = "compact"
     candidates: int = 20
     history: int = 20
     """Items of history in the prompt."""
@@ -85,12 +85,13 @@ def small() -> LlamaRecConfig:
 
 
 def demo() -> LlamaRecConfig:
-    """What two CPU cores train in about an hour, and what ships for ML-100K."""
+    """What two CPU cores train in a quarter of an hour, and what ships for ML-100K."""
     return LlamaRecConfig(
         layers=24,
-        history=8,
-        title_tokens=10,
-        max_tokens=384,
+        template="ranked",
+        history=6,
+        title_tokens=9,
+        max_tokens=448,
         lora_rank=6,
         lora_alpha=24,
         lora_first_layer=8,
@@ -101,11 +102,11 @@ def demo() -> LlamaRecConfig:
         teacher=0.2,
         probe=1.0,
         binding_prompts=512,
-        prompts=5_500,
+        prompts=1_800,
         batch=8,
         learning_rate=7e-4,
         warmup=30,
-        validate_every=1100,
+        validate_every=900,
         validation_users=250,
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ranker.blend import blend, log_softmax, order
 from ranker.engines.local import LocalEngine
-from ranker.prompt import PromptBuilder
+from ranker.prompt import PromptBuilder, ranks_of
 from shared.candidate import Candidate, Ranking
 from shared.errors import BadInput
 from shared.history import History
@@ -25,7 +25,7 @@ class LlamaRecRanker:
         if longest > self.max_candidates:
             raise BadInput(f"{longest} candidates, and this ranker has {self.max_candidates} labels. Send fewer.")
         prompts = [
-            self.builder.build(history.items, [c.item for c in listed])
+            self.builder.build(history.items, [c.item for c in listed], ranks_of([c.score for c in listed]))
             for history, listed in zip(histories, candidates, strict=True)
         ]
         asked = [row for row, listed in enumerate(candidates) if listed]

@@ -61,7 +61,7 @@ def run(args: Demo) -> None:
         ranked = _ask(base, {"user_id": args.user, "limit": CANDIDATES, "ranker": "llamarec", "timeout_ms": 10_000})
         _side_by_side(data, retrieved, ranked)
         _how(ranked)
-        body = json.dumps({"user_id": args.user, "limit": 10})
+        body = json.dumps({"user_id": args.user, "limit": 10, "timeout_ms": 5000})
         print(f"\nThe same by hand:\n  curl -s {base}/recommend -H 'content-type: application/json' -d '{body}'")
         if not args.once:
             print(f"\nServing at {base} (its API: {base}/docs). Ctrl-C stops it.", flush=True)
