@@ -22,6 +22,7 @@ COMMANDS = {
     "data prepare": Command("data", "Prepare", "a source of interactions -> a prepared data folder"),
     "train retriever": Command("train", "Retriever", "LRURec and its FAISS index, from a data folder"),
     "train ranker": Command("train", "Ranker", "a language model that orders the retriever's candidates"),
+    "train blend": Command("train", "Blend", "the weight between a trained ranker and a retriever, fitted again"),
     "evaluate": Command("evaluate", "Evaluate", "retrieval and ranking metrics on held-out items"),
     "results": Command("results", "Results", "the results page out of committed evaluations"),
     "recommend": Command("recommend", "Recommend", "one user's recommendations, here and now"),

@@ -231,6 +231,14 @@ class _Run:
 _FACTS = ("prompts", "position", "stale", "best", "best_prompts", "loss", "seconds", "curve")
 
 
+def blend_metrics(fitted: Fit) -> dict[str, Any]:
+    return {
+        "blend_gain": asdict(fitted.gain),
+        "blend_curve": fitted.curve,
+        "blend_likelihood_ratio": round(fitted.likelihood_ratio, 3),
+    }
+
+
 def _golden(engine: LocalEngine, builder: PromptBuilder, questions: Questions) -> dict[str, list[Any]]:
     """One prompt and its label logits, which every later load must reproduce."""
     prompt = builder.build(questions.histories[0].tolist(), questions.items_UC[0][questions.items_UC[0] > 0].tolist())
@@ -260,10 +268,9 @@ def _write(
             "prompts": run.prompts,
             "train_seconds": round(run.seconds, 1),
             "curve": run.curve,
-            "blend_gain": asdict(fitted.gain),
-            "blend_curve": fitted.curve,
-        },
-        extra={"labels": builder.labels, "blend": fitted.weight, "golden": golden, "trained_with": retriever_name},
+        }
+        | blend_metrics(fitted),
+        extra={"labels": builder.labels, "blend": fitted.weight, "golden": golden, "blended_with": retriever_name},
         data_digest=data.digest,
         catalog_fingerprint=data.catalog.fingerprint(),
         packages=package_versions("torch", "transformers", "peft", "numpy", "safetensors", "tandem-rec"),

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from shared.artifact import require_replaceable
+from shared.artifact import Manifest, require_replaceable
 from shared.errors import BadInput
 
 Settings = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")]
@@ -54,8 +54,24 @@ class Ranker:
     """auto, cpu or cuda."""
 
 
-def run(args: Retriever | Ranker) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Blend:
+    """Fit the weight between a trained ranker and a retriever again, after the retriever was trained anew."""
+
+    data: Path
+    """The prepared data folder."""
+    retriever: Path
+    """The retriever's artifact."""
+    ranker: Path
+    """The ranker's artifact; its blend weight is replaced, all else stays."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+
+
+def run(args: Retriever | Ranker | Blend) -> None:
     match args:
+        case Blend():
+            _blend(args)
         case Retriever():
             _retriever(args)
         case Ranker():
@@ -97,12 +113,30 @@ def _ranker(args: Ranker) -> None:
     data = load(args.data)
     loaded = load_retriever(args.retriever, data.catalog)
     manifest = train(data, loaded.retriever, loaded.manifest.name, config, args.out, args.resume, args.device)
-    gain = manifest.metrics["blend_gain"]
-    print(f"written: {args.out} ({manifest.name}), {manifest.metrics['prompts']:,} prompts")
     print(f"language model alone, validation NDCG@10: {manifest.metrics['valid_ndcg@10']:.4f}")
+    _show_blend(manifest)
+
+
+def _blend(args: Blend) -> None:
+    from ranker.llamarec.refit import refit
+    from retriever.retrieve import load as load_retriever
+    from shared.data.prepared import load
+
+    data = load(args.data)
+    loaded = load_retriever(args.retriever, data.catalog)
+    manifest = refit(data, loaded.retriever, loaded.manifest.name, args.ranker, args.device)
+    print(f"written: {args.ranker} ({manifest.name}), blended with {loaded.manifest.name}")
+    _show_blend(manifest)
+
+
+def _show_blend(manifest: Manifest) -> None:
+    from ranker.blend import CHI_SQUARE_5_PERCENT
+
+    gain, ratio = manifest.metrics["blend_gain"], manifest.metrics["blend_likelihood_ratio"]
     print(
-        f"blend weight {manifest.extra['blend']:.2f}; NDCG@10 over the retriever on validation "
-        f"{gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}] at the best weight"
+        f"blend weight {manifest.extra['blend']:.2f} (likelihood ratio {ratio:.1f}, {CHI_SQUARE_5_PERCENT:.1f} needed); "
+        f"at the likeliest weight NDCG@10 over the retriever on validation is {gain['mean']:+.4f} "
+        f"[{gain['low']:+.4f}, {gain['high']:+.4f}]"
     )
 
 

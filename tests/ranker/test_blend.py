@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ranker.blend import WEIGHTS, blend, fit, log_softmax, order, truth_ranks
+from ranker.blend import WEIGHTS, blend, fit, log_likelihood, log_softmax, order, truth_ranks
 from shared.metrics import MISSED, ndcg
 
 ROW = st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=20)
@@ -90,7 +90,21 @@ def test_fit_finds_a_weight_for_a_model_that_knows_something() -> None:
     fitted = fit(retrieval_UC, labels_UC, truth_U, seed=0)
     assert 0 < fitted.weight < 1
     assert fitted.gain.low > 0
-    assert fitted.curve[f"{fitted.weight:.2f}"] == max(fitted.curve.values())
+    told = {w: log_likelihood(blend(retrieval_UC, labels_UC, w), truth_U) for w in WEIGHTS}
+    assert told[fitted.weight] == max(told.values())
+    assert fitted.likelihood_ratio == pytest.approx(2 * (told[fitted.weight] - told[0.0]))
+
+
+def test_the_likelihood_is_the_best_over_all_scales() -> None:
+    """Against a plain loop over a fine grid of scales, in float64."""
+    scores_UC, _, truth_U = draw(50, 0.0, 1)
+    best = -math.inf
+    for scale in np.geomspace(0.02, 50, 3000):
+        total = 0.0
+        for row, truth in zip(scores_UC, truth_U, strict=True):
+            total += scale * row[truth] - math.log(sum(math.exp(scale * x) for x in row))
+        best = max(best, total)
+    assert log_likelihood(scores_UC, truth_U) == pytest.approx(best, abs=1e-3)
 
 
 @pytest.mark.parametrize("skill", [-1.0, 0.0, 0.2, 0.5, 1.0, 2.0])
