@@ -134,8 +134,8 @@ def _show_blend(manifest: Manifest) -> None:
 
     gain, ratio = manifest.metrics["blend_gain"], manifest.metrics["blend_likelihood_ratio"]
     print(
-        f"blend weight {manifest.extra['blend']:.2f} (likelihood ratio {ratio:.1f}, {CHI_SQUARE_5_PERCENT:.1f} needed); "
-        f"at the likeliest weight NDCG@10 over the retriever on validation is {gain['mean']:+.4f} "
+        f"blend weight {manifest.extra['blend']:.2f} (likelihood ratio {ratio:.1f}, {CHI_SQUARE_5_PERCENT:.1f} "
+        f"needed); at the likeliest weight NDCG@10 over the retriever on validation is {gain['mean']:+.4f} "
         f"[{gain['low']:+.4f}, {gain['high']:+.4f}]"
     )
 
