@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 DATASET: Final = "ml-100k"
 CANDIDATES = 20
 WITHOUT_A_SAY = (
-    ": on validation users this language model added nothing to the retriever, so that the retriever's\n"
-    "order stands. It was trained for minutes on two cores; `tandem train ranker --recipe small` on a GPU gives it more."
+    ": on validation users this language model added nothing to the retriever, so that the retriever's order\n"
+    "stands. It was trained for minutes on two cores; on a GPU `tandem train ranker --recipe small` gives it more."
 )
 START_TIMEOUT_S = 180
 
