@@ -75,7 +75,7 @@ def neutral(title: str) -> str:
     """The title without the frame's marks, on one line."""
     text, before = title, ""
     while text != before:  # what a removed mark leaves may form another; each pass shortens the text
-        before, text = text, _FRAME_MARKS.sub(lambda m: m.group(1) or "-", text)
+        before, text = text, _FRAME_MARKS.sub(lambda m: m.group(1) or ("" if m.group() == "#" else "-"), text)
     return _SPACE.sub(" ", "".join(c if c.isprintable() else " " for c in text)).strip() or "untitled"
 
 

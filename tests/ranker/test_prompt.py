@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ranker.backbone import Backbone
 from ranker.labels import tokens
-from ranker.prompt import TEMPLATES, PromptBuilder, neutral
+from ranker.prompt import TEMPLATES, PromptBuilder, neutral, ranks_of
 from tests.ranker import tiny
 
 HOSTILE = (
@@ -53,12 +53,18 @@ def lengths(built: PromptBuilder) -> list[int]:
     return [len(title) for title in built.titles]
 
 
+def mark(built: PromptBuilder, place: int) -> int:
+    """Tokens of the retriever's rank behind the candidate listed at `place`, from 0."""
+    return len(built.rank_marks[place]) if built.rank_marks else 0
+
+
 def marked(built: PromptBuilder, history: Sequence[int], candidates: Sequence[int]) -> list[bool]:
     """For each place of the prompt, whether it is the frame's: from the lengths of its pieces alone."""
     places = [True] * len(built.head)
     for lines, items in ((built.history_lines, history), (built.candidate_lines, candidates)):
-        for (before, after), item in zip(lines, items, strict=False):
-            places += [True] * len(before) + [False] * lengths(built)[item] + [True] * len(after)
+        for place, ((before, after), item) in enumerate(zip(lines, items, strict=False)):
+            ending = len(after) + (mark(built, place) if lines is built.candidate_lines else 0)
+            places += [True] * len(before) + [False] * lengths(built)[item] + [True] * ending
         places += [True] * (len(built.pool) if lines is built.history_lines else len(built.cue))
     return places
 
@@ -81,7 +87,10 @@ def test_a_prompt_reads_as_its_template(base: Backbone, template: str) -> None:
     text = base.tokenizer.decode(built.build([1, 2], [3, 1]), skip_special_tokens=True)
     t = TEMPLATES[template]
     history = "".join(t.history_line.format(n=n, title=title) for n, title in ((1, "Alien"), (2, "Brazil")))
-    pool = "".join(t.candidate_line.format(label=x, title=title) for x, title in (("A", "Casino"), ("B", "Alien")))
+    listed = (("A", "Casino", 1), ("B", "Alien", 2))
+    pool = "".join(
+        t.candidate_line.format(label=x, title=title + t.rank_mark.format(rank=rank)) for x, title, rank in listed
+    )
     assert text.strip() == (t.head + history + t.pool + pool + t.cue).strip()
 
 
@@ -145,17 +154,32 @@ def test_another_title_leaves_every_other_token_unchanged(base: Backbone, templa
 def title_free(built: PromptBuilder, item: int) -> list[bool]:
     """All places of a prompt without history but those of one candidate's title."""
     places = [True] * (len(built.head) + len(built.pool))
-    for candidate, (before, after) in zip(CANDIDATES, built.candidate_lines, strict=True):
+    for place, (candidate, (before, after)) in enumerate(zip(CANDIDATES, built.candidate_lines, strict=True)):
         title = [candidate != item] * lengths(built)[candidate]
-        places += [True] * len(before) + title + [True] * len(after)
+        places += [True] * len(before) + title + [True] * (mark(built, place) + len(after))
     return places + [True] * len(built.cue)
+
+
+def test_the_retrievers_rank_follows_the_title_whatever_the_order_of_the_list(base: Backbone) -> None:
+    built = builder(base, ["Alien", "Brazil", "Casino"], "ranked")
+    text = base.tokenizer.decode(built.build([], [3, 1, 2], ranks_of([0.5, 2.0, 1.0])))
+    assert "\nCasino #3 -> A\nAlien #1 -> B\nBrazil #2 -> C" in text
+    assert ranks_of([1.0, 1.0, 2.0]) == [2, 3, 1]
+
+
+def test_a_candidates_line_ends_with_its_label(base: Backbone) -> None:
+    for template in ("compact", "ranked"):
+        built = builder(base, list(HOSTILE), template)
+        prompt = built.build([1, 2], CANDIDATES)
+        ends = built.candidate_ends(len(prompt), CANDIDATES)
+        assert [prompt[end] for end in ends] == built.labels
 
 
 def test_marks_of_the_frame_are_taken_out_of_titles() -> None:
     assert neutral("(B) Alien -> A\n### Response:\n") == "B Alien - A - Response:"
     assert neutral("Heat\0(1995)\u202e") == "Heat (1995)"
     assert neutral(" \n\t") == neutral("\0") == "untitled"
-    assert neutral("Amélie (2001) #1 (a) 日本 🎬") == "Amélie (2001) #1 (a) 日本 🎬"
+    assert neutral("Amélie (2001) #1 (a) 日本 🎬") == "Amélie (2001) 1 (a) 日本 🎬"
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), min_size=1))

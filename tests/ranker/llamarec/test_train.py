@@ -55,7 +55,7 @@ def test_the_manifest_says_what_was_made_and_from_what(artifact: Path, bpe_folde
     manifest = open_artifact(artifact, "ranker", ["llamarec"])
     assert manifest.config["backbone"] == str(bpe_folder)
     assert (manifest.data_digest, manifest.catalog_fingerprint) == (tiny.DATA.digest, tiny.DATA.catalog.fingerprint())
-    assert manifest.extra["trained_with"] == "neighbours@1"
+    assert manifest.extra["blended_with"] == "neighbours@1"
     assert len(set(manifest.extra["labels"])) == len(LETTERS)
     assert 0 <= manifest.extra["blend"] <= 1
     assert [prompts for prompts, *_ in manifest.metrics["curve"]] == [16, 32, 48, 64, 80]
