@@ -24,8 +24,8 @@ from shared.protocols import Ranker
 
 SHIPPED = Path(__file__).parent / "shipped"
 GOLDEN_TOLERANCE = 0.35
-"""In log probability, on the labels that hold 1 % or more: bfloat16 on one processor against float32 on another
-differs by up to about 0.1; another adapter or another tokenizer by whole units."""
+"""In log probability, on the labels that hold 1 % or more. The shipped adapter in float32 differs from its golden score
+in bfloat16 by 0.04; the same backbone without the adapter by 1.6, cut to the adapter's layers by 10."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from ranker.llamarec.rank import LlamaRecRanker
 from ranker.registry import LoadedRanker
 from ranker.sensitivity import order_sensitivity
 from retriever.evaluate import ranks, retrieved
+from retriever.popularity import count
 from retriever.retrieve import LoadedRetriever
 from shared import metrics
 from shared.data.prepared import Prepared
@@ -170,9 +171,7 @@ def bands(data: Prepared, asked: Sequence[Case], found: Mapping[str, np.ndarray]
 
 def popularity_third(data: Prepared) -> np.ndarray:
     """Per dense index 0, 1 or 2: each third holds a third of the training events, the head the fewest items."""
-    counts_V = np.zeros(len(data.catalog) + 1, dtype=np.int64)
-    for sequence in data.sequences():
-        np.add.at(counts_V, train_sequence(sequence), 1)
+    counts_V = count((train_sequence(s) for s in data.sequences()), len(data.catalog))
     order = np.argsort(counts_V, kind="stable")
     share = np.cumsum(counts_V[order]) / max(1, counts_V.sum())
     third_V = np.zeros(len(counts_V), dtype=np.int64)

@@ -37,14 +37,3 @@ class Ranking:
     candidates: tuple[Candidate, ...]
     label_mass: float = 1.0
     entropy: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Recommendation:
-    """One line of an answer, with ids as the caller knows them. `rank` counts from 1."""
-
-    item_id: str
-    rank: int
-    score: float
-    retrieval_score: float
-    source: Source

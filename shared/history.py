@@ -6,15 +6,6 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Interaction:
-    """One event of an interaction log. `time` is in the log's own unit; only its order counts."""
-
-    user_id: str
-    item_id: str
-    time: float
-
-
-@dataclass(frozen=True, slots=True)
 class History:
     """One user's items as dense catalogue indices (1..n, never PAD), oldest first.
 
