@@ -16,6 +16,8 @@ class Source(StrEnum):
     LLARA = "llara"
     RETRIEVAL = "retrieval"
     POPULARITY = "popularity"
+    STATIC = "static"
+    PROMOTION = "promotion"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,23 @@ MAX_LIMIT = 1_000
 MAX_TIMEOUT_MS = 60_000
 RERANKED = 20
 """The language model ranks the first 20; what follows keeps the retriever's order."""
+MAX_BATCH = 32
+"""Requests in one POST /recommend/batch."""
+MAX_EVENTS = 500
+MAX_DOCUMENTS = 1_000
+MAX_TEXT = 2_000
+"""Characters of one query line or document of POST /rerank."""
+MAX_PROMOTIONS = 10
+EXPLAINED = 10
+"""History items that an explanation leaves out one by one: the most recent ones."""
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 RankerName = Literal["llamarec", "recllm", "collm", "tallrec", "llara", "retrieval"]
+Token = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,16}$")]
+"""How far one user's events are written; what POST /events hands out and POST /recommend honours."""
+Rung = Literal["cache", "ranker", "retrieval", "stale", "popularity", "static"]
+"""What an answer was made from, best first: a fresh cache entry, the language model, the retriever's order, a stale
+cache entry, the popularity list, the gateway's own list."""
 Cache = Literal["miss", "hit", "stale"]
 Score = Annotated[float, Field(allow_inf_nan=False)]
 Degradation = Literal[
@@ -30,7 +44,11 @@ Degradation = Literal[
     "stale_cache",
     "cold_user",
     "low_confidence",
+    "state_unavailable",
+    "stale_history",
 ]
+"""state_unavailable: stored history, seen items or item states could not be read.  stale_history: the events of the
+request's `after` token are not in the store that answered."""
 
 
 class _Request(BaseModel):
@@ -48,6 +66,27 @@ class ItemFilter(_Request):
     categories: list[Id] = Field(
         default_factory=list, max_length=50, description="Keep items that have at least one of these."
     )
+    availability: Literal["available", "any"] = Field(
+        default="available", description="any: also items marked as not available. Hidden ones never come."
+    )
+
+
+class Promotion(_Request):
+    """Items that the caller wants seen, where they are allowed for this user: one of position and share."""
+
+    item_ids: list[Id] = Field(min_length=1, max_length=100, description="In order of preference.")
+    position: int | None = Field(
+        default=None, ge=1, le=MAX_LIMIT, description="The first allowed item stands at this place."
+    )
+    share: float | None = Field(
+        default=None, gt=0, le=1, description="At most this share of the places, spread evenly."
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Promotion:
+        if (self.position is None) == (self.share is None):
+            raise ValueError("a promotion needs one of position and share")
+        return self
 
 
 class RecommendRequest(_Request):
@@ -57,23 +96,40 @@ class RecommendRequest(_Request):
         default=None, max_length=MAX_HISTORY, description="Oldest first. Overrides the stored history."
     )
     limit: int = Field(default=10, ge=1, le=MAX_LIMIT)
-    ranker: RankerName | None = Field(default=None, description="The server's default where absent.")
+    ranker: RankerName | Literal["auto"] | None = Field(
+        default=None,
+        description="The server's default where absent. auto: the best one by validation that fits the budget.",
+    )
     exclude_item_ids: list[Id] = Field(default_factory=list, max_length=MAX_EXCLUDED)
     filter: ItemFilter = ItemFilter()
-    include: list[Literal["scores", "metadata"]] = Field(default_factory=list, max_length=8)
+    promotions: list[Promotion] = Field(default_factory=list, max_length=MAX_PROMOTIONS)
+    diversity: float = Field(
+        default=0, ge=0, le=1, description="Maximal marginal relevance: 0 keeps the order, 1 heeds unlikeness alone."
+    )
+    include: list[Literal["scores", "metadata", "explain"]] = Field(default_factory=list, max_length=8)
     timeout_ms: int | None = Field(default=None, ge=1, le=MAX_TIMEOUT_MS)
     allow_degraded: bool = True
+    after: Token | None = Field(
+        default=None, description="The token of POST /events: answer from a history that holds those events."
+    )
 
     @model_validator(mode="after")
     def _someone(self) -> RecommendRequest:
-        if self.user_id is None and self.history is None:
-            raise ValueError("one of user_id and history is needed")
+        if self.user_id is None and self.session_id is None and self.history is None:
+            raise ValueError("one of user_id, session_id and history is needed")
         return self
 
 
 class ItemMetadata(_Answer):
     title: str
     categories: list[str] = Field(default_factory=list)
+
+
+class Because(_Answer):
+    """A history item without which the item would have scored `weight` less (the ranker's own scale)."""
+
+    item_id: str
+    weight: Score
 
 
 class RecommendedItem(_Answer):
@@ -83,6 +139,9 @@ class RecommendedItem(_Answer):
     score: float | None = None
     retrieval_score: float | None = None
     metadata: ItemMetadata | None = None
+    because: list[Because] | None = Field(
+        default=None, description="With include explain: measured, the strongest first; empty where nothing helped."
+    )
 
 
 class Models(_Answer):
@@ -109,9 +168,149 @@ class RecommendAnswer(_Answer):
     model: Models
     degraded: bool
     degradation: list[Degradation]
+    rung: Rung
     cache: Cache = "miss"
     missing_ids: list[str] = Field(default_factory=list, description="Ids the catalogue does not know.")
     timing_ms: Timing
+
+
+# The gateway: POST /recommend/batch, POST /rank, POST /rerank
+
+
+class BatchRequest(_Request):
+    requests: list[RecommendRequest] = Field(min_length=1, max_length=MAX_BATCH)
+
+
+class BatchEntry(_Answer):
+    """One of answer and problem, as `status` says."""
+
+    status: int
+    answer: RecommendAnswer | None = None
+    problem: dict[str, object] | None = None
+
+
+class BatchAnswer(_Answer):
+    answers: list[BatchEntry] = Field(description="In the order of the requests.")
+
+
+class RankItemsRequest(_Request):
+    """The caller's own candidates. The first 20, in the retriever's order, go to the language model."""
+
+    user_id: Id | None = None
+    session_id: Id | None = None
+    history: list[Id] | None = Field(default=None, max_length=MAX_HISTORY, description="Oldest first.")
+    candidates: list[Id] = Field(min_length=1, max_length=MAX_LIMIT)
+    limit: int | None = Field(default=None, ge=1, le=MAX_LIMIT, description="All candidates where absent.")
+    ranker: RankerName | Literal["auto"] | None = None
+    include: list[Literal["scores", "metadata", "explain"]] = Field(default_factory=list, max_length=8)
+    timeout_ms: int | None = Field(default=None, ge=1, le=MAX_TIMEOUT_MS)
+    allow_degraded: bool = True
+    after: Token | None = None
+
+    @model_validator(mode="after")
+    def _someone(self) -> RankItemsRequest:
+        if self.user_id is None and self.session_id is None and self.history is None:
+            raise ValueError("one of user_id, session_id and history is needed")
+        return self
+
+
+Text = Annotated[str, StringConstraints(max_length=MAX_TEXT)]
+
+
+class Document(BaseModel):
+    """Jina and Cohere also send documents as objects; other fields than the text are left alone."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    text: Text
+
+
+class RerankRequest(BaseModel):
+    """The Jina and Cohere shape. Clients of theirs send fields that mean nothing here: those are left alone.
+
+    `query` names the history, one item a line, oldest first; `documents` the candidates: each by id or by exact title.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+    model: str | None = Field(default=None, max_length=200, description="A ranker's name; else the default.")
+    query: str = Field(max_length=MAX_HISTORY * 200)
+    documents: list[Text | Document] = Field(min_length=1, max_length=MAX_DOCUMENTS)
+    top_n: int | None = Field(default=None, ge=1)
+    return_documents: bool = False
+
+
+class RerankResult(_Answer):
+    index: int
+    relevance_score: Score
+    document: Document | None = None
+
+
+class Usage(_Answer):
+    total_tokens: int = 0
+
+
+class RerankAnswer(_Answer):
+    """Best first; relevance 0..1, falling. A document that names no item stands last with 0."""
+
+    model: str
+    results: list[RerankResult]
+    usage: Usage = Usage()
+
+
+# The gateway: POST /events, /users, /items
+
+
+class Event(_Request):
+    """interaction: the user took it; it joins the history.  dismissal: not wanted; it is only never shown again."""
+
+    event_id: Id = Field(description="The same id twice is one event.")
+    user_id: Id | None = None
+    session_id: Id | None = None
+    item_id: Id
+    type: Literal["interaction", "dismissal"] = "interaction"
+    timestamp: int | None = Field(
+        default=None, ge=0, le=1 << 53, description="Milliseconds since 1970; the time of arrival where absent."
+    )
+    recommendation_id: Id | None = Field(default=None, description="The answer that this event follows from.")
+
+    @model_validator(mode="after")
+    def _someone(self) -> Event:
+        if self.user_id is None and self.session_id is None:
+            raise ValueError("one of user_id and session_id is needed")
+        return self
+
+
+class EventBatch(_Request):
+    events: list[Event] = Field(min_length=1, max_length=MAX_EVENTS)
+
+
+class EventsAnswer(_Answer):
+    """What is acknowledged here is written. `tokens` per user (or session) id, for `after` in POST /recommend."""
+
+    accepted: int
+    duplicates: int
+    tokens: dict[str, Token]
+
+
+class UserAnswer(_Answer):
+    """All that is stored of one user, but what a data folder holds."""
+
+    user_id: str
+    item_ids: list[str] = Field(description="The history, oldest first.")
+    seen_item_ids: list[str] = Field(description="Beside the history: never recommended.")
+    token: Token
+
+
+class ErasedAnswer(_Answer):
+    user_id: str
+    erased_keys: int
+
+
+class ItemState(_Request):
+    """What may be recommended now. categories: in place of the catalogue's, where given."""
+
+    available: bool = True
+    hidden: bool = False
+    categories: list[Id] | None = Field(default=None, max_length=50)
 
 
 # Gateway -> retrieval: POST /retrieve. What comes from our own stores is bounded by the size of the body alone: an
@@ -129,12 +328,16 @@ class RetrieveRequest(_Request):
     )
     categories: list[str] = Field(default_factory=list, max_length=50)
     metadata: bool = False
+    vectors: bool = False
 
 
 class RetrievedItem(_Answer):
+    """vector: the item's, of length 1, times 127, as signed bytes in base64: enough for a cosine."""
+
     item_id: str
     score: Score
     metadata: ItemMetadata | None = None
+    vector: str | None = None
 
 
 class RetrieveAnswer(_Answer):
@@ -148,6 +351,28 @@ class RetrieveAnswer(_Answer):
     elapsed_ms: float
 
 
+# Gateway -> retrieval: POST /score and POST /resolve
+
+
+class ScoreRequest(_Request):
+    """The caller's own candidates, scored as retrieval would have."""
+
+    user_id: str | None = None
+    history: list[str] = Field(default_factory=list, max_length=MAX_HISTORY)
+    item_ids: list[str] = Field(min_length=1, max_length=MAX_LIMIT)
+    metadata: bool = False
+
+
+class ResolveRequest(_Request):
+    texts: list[str] = Field(max_length=MAX_DOCUMENTS + MAX_HISTORY)
+
+
+class ResolveAnswer(_Answer):
+    """Per text the item with that id, else the one with that very title, else None."""
+
+    item_ids: list[str | None]
+
+
 # Gateway -> ranking: POST /rank
 
 
@@ -157,11 +382,13 @@ class RankRequest(_Request):
     ranker: RankerName | None = None
     candidates: list[RetrievedItem] = Field(min_length=1, max_length=RERANKED)
     catalog: str = Field(description="Fingerprint of the catalogue that the candidates come from.")
+    explain: bool = False
 
 
 class RankedItem(_Answer):
     item_id: str
     score: Score
+    because: list[Because] | None = None
 
 
 class RankAnswer(_Answer):
@@ -183,10 +410,11 @@ class ItemAnswer(_Answer):
     item_id: str
     title: str
     categories: list[str] = Field(default_factory=list)
+    state: ItemState | None = None
 
 
 class HistoryAnswer(_Answer):
-    """Oldest first."""
+    """Oldest first: the data folder's, then the events'."""
 
     user_id: str
     item_ids: list[str]

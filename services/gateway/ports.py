@@ -1,15 +1,39 @@
-"""What the gateway needs from others. In one process the services themselves fit; over HTTP, remote.py does."""
+"""What the gateway needs from others. In one process the services themselves fit; over HTTP, remote.py does.
+
+State and cache speak of a tenant first: nothing of one tenant is ever read for another.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from shared.deadline import Deadline
-from shared.wire import ItemAnswer, ModelList, RankAnswer, RankRequest, RetrieveAnswer, RetrieveRequest
+from shared.wire import (
+    Event,
+    ItemAnswer,
+    ItemState,
+    ModelList,
+    RankAnswer,
+    RankRequest,
+    ResolveAnswer,
+    ResolveRequest,
+    RetrieveAnswer,
+    RetrieveRequest,
+    Rung,
+    ScoreRequest,
+)
 
 
 class RetrievalPort(Protocol):
     async def retrieve(self, request: RetrieveRequest, deadline: Deadline) -> RetrieveAnswer: ...
+
+    async def score(self, request: ScoreRequest, deadline: Deadline) -> RetrieveAnswer:
+        """The given items that the catalogue knows, each once, best first."""
+        ...
+
+    async def resolve(self, request: ResolveRequest, deadline: Deadline) -> ResolveAnswer: ...
 
     async def popular(self, k: int, deadline: Deadline) -> RetrieveAnswer:
         """For nobody in particular, with metadata."""
@@ -31,6 +55,127 @@ class RankingPort(Protocol):
 
 
 class Histories(Protocol):
+    """What a data folder knows of its users; read only."""
+
     async def get(self, user_id: str) -> tuple[str, ...] | None:
         """Item ids, oldest first; None for a user that nobody knows."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Who:
+    """A user, or an anonymous session."""
+
+    kind: str
+    """user or session."""
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What the events of one user or session left, read at one moment.
+
+    items: the history, oldest first, at most MAX_HISTORY.  seen: what else must not come again (dismissed, or fallen out
+    of the history).  version: counts the events ever written; 0 for nobody.  erased: a data folder's history of this
+    user must not be used either.
+    """
+
+    items: tuple[str, ...] = ()
+    seen: frozenset[str] = frozenset()
+    version: int = 0
+    erased: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ItemStates:
+    """Every item whose state is not the default, under one version that any change replaces."""
+
+    version: int = 0
+    items: Mapping[str, ItemState] | None = None
+
+    def of(self, item_id: str) -> ItemState | None:
+        return self.items.get(item_id) if self.items else None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One round trip: who was asked for, in that order, and the version of the item states."""
+
+    stored: tuple[Stored, ...]
+    items_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What was answered, so that later events can be joined to it."""
+
+    recommendation_id: str
+    item_ids: tuple[str, ...]
+    ranker: str
+    rung: Rung
+
+
+@dataclass(frozen=True, slots=True)
+class Appended:
+    """versions: of each user and session after the write.  clicked: the accepted interactions with an item of a known
+    recommendation, as (ranker, rung)."""
+
+    accepted: int
+    duplicates: int
+    versions: Mapping[Who, int]
+    clicked: Sequence[tuple[str, Rung]] = ()
+
+
+class State(Protocol):
+    """Users, sessions, item states and recommendation records. Every method is one round trip, atomic per user, and
+    raises Unavailable where the store does not answer in time. What `append` returned for is written."""
+
+    async def read(self, tenant: str, who: Sequence[Who]) -> Snapshot: ...
+
+    async def append(self, tenant: str, events: Sequence[Event], now_ms: int) -> Appended:
+        """Each event_id once per user; histories in the order of (timestamp, arrival)."""
+        ...
+
+    async def erase(self, tenant: str, user_id: str) -> int:
+        """Forgets the user; the number of keys that went."""
+        ...
+
+    async def set_item(self, tenant: str, item_id: str, state: ItemState) -> int:
+        """The new version of the item states."""
+        ...
+
+    async def items(self, tenant: str) -> ItemStates: ...
+
+    async def record(self, tenant: str, user_id: str | None, record: Record) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A cached value; `fresh` is False between its two times to live."""
+
+    value: bytes
+    age_s: float
+    fresh: bool
+
+
+class CacheStore(Protocol):
+    """Bytes under keys. Never raises for a store that is down: get says None, put and delete do nothing, lease says
+    True (better twice than never)."""
+
+    async def get(self, key: str) -> Entry | None: ...
+
+    async def put(self, key: str, value: bytes, fresh_s: float, stale_s: float) -> None:
+        """Fresh for `fresh_s`, kept and stale for `stale_s` after that."""
+        ...
+
+    async def delete(self, keys: Sequence[str]) -> None: ...
+
+    async def lease(self, key: str, owner: str, ms: int) -> bool:
+        """Whether `owner` is now the one who may make the value of `key`, for `ms` at most."""
+        ...
+
+    async def release(self, key: str, owner: str) -> None: ...
+
+    async def aclose(self) -> None: ...
