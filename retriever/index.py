@@ -46,6 +46,13 @@ class ItemIndex:
     def __len__(self) -> int:
         return int(self._index.ntotal)
 
+    def rows(self, items: Sequence[int]) -> np.ndarray:
+        """The vectors of these dense indices with the bias as the last column, len(items) x (D + 1)."""
+        if not len(items):
+            return np.zeros((0, self._index.d), dtype=np.float32)
+        rows: np.ndarray = self._index.reconstruct_batch(np.asarray(items, dtype=np.int64) - 1)
+        return rows
+
     def search(
         self, hidden_BD: np.ndarray, k: int, exclude: Sequence[Sequence[int]] | None = None
     ) -> list[list[Candidate]]:

@@ -19,12 +19,19 @@ class Popularity:
     def __init__(self, counts_V: np.ndarray) -> None:
         share_V = counts_V / max(1, counts_V.sum())
         order = np.argsort(-counts_V[1:], kind="stable") + 1
+        self._share_V = share_V
         self._best = [Candidate(int(i), float(share_V[i])) for i in order]
 
     def retrieve(
         self, histories: Sequence[History], k: int, exclude: Sequence[Sequence[int]] | None = None
     ) -> list[list[Candidate]]:
         return [self._top(k, frozenset(e)) for e in exclude or [()] * len(histories)]
+
+    def score(self, histories: Sequence[History], items: Sequence[Sequence[int]]) -> list[list[Candidate]]:
+        return [by_score(given, self._share_V[np.asarray(given, dtype=np.int64)]) for given in items]
+
+    def vectors(self, items: Sequence[int]) -> np.ndarray:
+        return np.zeros((len(items), 1), dtype=np.float32)
 
     def _top(self, k: int, excluded: frozenset[int]) -> list[Candidate]:
         top: list[Candidate] = []
@@ -34,6 +41,12 @@ class Popularity:
             if candidate.item not in excluded:
                 top.append(candidate)
         return top
+
+
+def by_score(items: Sequence[int], scores_N: np.ndarray) -> list[Candidate]:
+    """Best first; equal scores keep the order that they came in."""
+    order = np.argsort(-scores_N, kind="stable")
+    return [Candidate(items[i], float(scores_N[i])) for i in order]
 
 
 def count(sequences: Iterable[np.ndarray], items: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from retriever.batches import pad_left
 from retriever.index import ItemIndex
 from retriever.lrurec import LRURec, LRURecConfig
-from retriever.popularity import Popularity
+from retriever.popularity import Popularity, by_score
 from shared.artifact import Manifest, open_artifact
 from shared.candidate import Candidate
 from shared.catalog import Catalog
@@ -37,6 +37,20 @@ class LRURecRetriever:
         self, histories: Sequence[History], k: int, exclude: Sequence[Sequence[int]] | None = None
     ) -> list[list[Candidate]]:
         return self.index.search(self.encode([h.items for h in histories]), k, exclude)
+
+    def score(self, histories: Sequence[History], items: Sequence[Sequence[int]]) -> list[list[Candidate]]:
+        users_BD = self.encode([h.items for h in histories])
+        return [self._scored(user_D, given) for user_D, given in zip(users_BD, items, strict=True)]
+
+    def _scored(self, user_D: np.ndarray, items: Sequence[int]) -> list[Candidate]:
+        rows_ND = self.index.rows(items)
+        scores_N = rows_ND[:, :-1] @ user_D + rows_ND[:, -1]
+        return by_score(items, scores_N)
+
+    def vectors(self, items: Sequence[int]) -> np.ndarray:
+        vectors_ND = self.index.rows(items)[:, :-1]
+        lengths_N = np.linalg.norm(vectors_ND, axis=1, keepdims=True)
+        return vectors_ND / np.maximum(lengths_N, 1e-12)
 
     @torch.inference_mode()
     def encode(self, sequences: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+
 from shared.candidate import Candidate, Ranking
 from shared.history import History
 
@@ -19,6 +21,14 @@ class Retriever(Protocol):
         `exclude` holds one list of catalogue indices per history that must not come back.
         A history's own items are excluded by the caller through `exclude`, never silently.
         """
+        ...
+
+    def score(self, histories: Sequence[History], items: Sequence[Sequence[int]]) -> list[list[Candidate]]:
+        """The given items of each history, best first, with the scores that `retrieve` would have given them."""
+        ...
+
+    def vectors(self, items: Sequence[int]) -> np.ndarray:
+        """len(items) x D float32 of length 1 (or 0, where nothing is known): alike items have alike vectors."""
         ...
 
 

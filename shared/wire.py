@@ -5,9 +5,14 @@ Every request model forbids unknown fields, and every list and string has a boun
 
 from __future__ import annotations
 
+import base64
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from shared.errors import BadAnswer
 
 MAX_HISTORY = 1_000
 MAX_EXCLUDED = 1_000
@@ -338,6 +343,21 @@ class RetrievedItem(_Answer):
     score: Score
     metadata: ItemMetadata | None = None
     vector: str | None = None
+
+
+def pack(vector_D: np.ndarray) -> str:
+    """As RetrievedItem.vector."""
+    return base64.b64encode(np.rint(vector_D * 127).astype(np.int8).tobytes()).decode()
+
+
+def unpack(vectors: Sequence[str]) -> np.ndarray:
+    """N x D float32 of length 1 (0 for a vector of zeros). Raises BadAnswer where the lengths differ."""
+    try:
+        rows_ND = np.stack([np.frombuffer(base64.b64decode(text, validate=True), dtype=np.int8) for text in vectors])
+    except ValueError as error:
+        raise BadAnswer(f"the item vectors cannot be read: {error}") from None
+    lengths_N = np.linalg.norm(rows_ND.astype(np.float32), axis=1, keepdims=True)
+    return np.asarray(rows_ND / np.maximum(lengths_N, 1e-12), dtype=np.float32)
 
 
 class RetrieveAnswer(_Answer):

@@ -6,6 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from services.ranking.batcher import Batcher
 from services.ranking.service import RankingService, Served
 from services.retrieval.service import RetrievalService
@@ -22,8 +24,11 @@ from shared.wire import (
     RankedItem,
     RankerName,
     RankRequest,
+    ResolveAnswer,
+    ResolveRequest,
     RetrieveAnswer,
     RetrieveRequest,
+    ScoreRequest,
 )
 
 GENRES = ("Horror", "Comedy", "Drama")
@@ -51,6 +56,15 @@ class FakeRetriever:
         walk = ((start + step) % self._items + 1 for step in range(self._items))
         found = [item for item in walk if item not in banned][:k]
         return [Candidate(item, float(self._items - place)) for place, item in enumerate(found)]
+
+
+    def score(self, histories: Sequence[History], items: Sequence[Sequence[int]]) -> list[list[Candidate]]:
+        found = self.retrieve(histories, self._items)
+        return [[c for c in one if c.item in set(given)] for one, given in zip(found, items, strict=True)]
+
+    def vectors(self, items: Sequence[int]) -> np.ndarray:
+        """Items whose indices are equal modulo 4 are the same direction."""
+        return np.eye(4, dtype=np.float32)[[item % 4 for item in items]]
 
 
 class FakePopularity(FakeRetriever):
@@ -117,6 +131,12 @@ class BrokenRetrieval:
         self._whole = retrieval_service(catalog())
 
     async def retrieve(self, request: RetrieveRequest, deadline: Deadline) -> RetrieveAnswer:
+        raise self._error
+
+    async def score(self, request: ScoreRequest, deadline: Deadline) -> RetrieveAnswer:
+        raise self._error
+
+    async def resolve(self, request: ResolveRequest, deadline: Deadline) -> ResolveAnswer:
         raise self._error
 
     async def popular(self, k: int, deadline: Deadline) -> RetrieveAnswer:

@@ -13,7 +13,16 @@ from services.http.application import application
 from services.http.budget import Inherited
 from services.retrieval.service import RetrievalService
 from services.retrieval.settings import RetrievalSettings
-from shared.wire import Id, ItemAnswer, ModelList, RetrieveAnswer, RetrieveRequest
+from shared.wire import (
+    Id,
+    ItemAnswer,
+    ModelList,
+    ResolveAnswer,
+    ResolveRequest,
+    RetrieveAnswer,
+    RetrieveRequest,
+    ScoreRequest,
+)
 
 MAX_POPULAR = 10_000
 
@@ -33,6 +42,14 @@ def routes(service: RetrievalService) -> APIRouter:
     @router.post("/retrieve", response_model_exclude_none=True, summary="Candidates for one history")
     async def retrieve(request: RetrieveRequest, deadline: Inherited) -> RetrieveAnswer:
         return await service.retrieve(request, deadline)
+
+    @router.post("/score", response_model_exclude_none=True, summary="The given items for one history")
+    async def score(request: ScoreRequest, deadline: Inherited) -> RetrieveAnswer:
+        return await service.score(request, deadline)
+
+    @router.post("/resolve", summary="Which items the texts name, by id or title")
+    async def resolve(request: ResolveRequest, deadline: Inherited) -> ResolveAnswer:
+        return await service.resolve(request, deadline)
 
     @router.get("/popular", response_model_exclude_none=True, summary="For nobody in particular")
     async def popular(deadline: Inherited, k: Annotated[int, Query(ge=1, le=MAX_POPULAR)] = 20) -> RetrieveAnswer:

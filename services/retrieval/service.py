@@ -20,9 +20,13 @@ from shared.wire import (
     ItemMetadata,
     ModelCard,
     ModelList,
+    ResolveAnswer,
+    ResolveRequest,
     RetrieveAnswer,
     RetrievedItem,
     RetrieveRequest,
+    ScoreRequest,
+    pack,
 )
 
 _Work = Callable[[], RetrieveAnswer]
@@ -41,11 +45,19 @@ class RetrievalService:
         self._card = card
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="retrieval")
         self._by_category = _by_category(catalog)
+        self._by_title = {item.title: index for index, item in reversed(list(enumerate(catalog.items, start=1)))}
         self._outside = lru_cache(maxsize=64)(self._complement)
 
     async def retrieve(self, request: RetrieveRequest, deadline: Deadline) -> RetrieveAnswer:
         """Never an item of the history, nor an excluded one. Raises DeadlineExceeded, or BadAnswer for a NaN."""
         return await self._in_worker(lambda: self._retrieve(request), deadline)
+
+    async def score(self, request: ScoreRequest, deadline: Deadline) -> RetrieveAnswer:
+        """The given items, each once, best first. Raises as `retrieve` does."""
+        return await self._in_worker(lambda: self._score(request), deadline)
+
+    async def resolve(self, request: ResolveRequest, deadline: Deadline) -> ResolveAnswer:
+        return ResolveAnswer(item_ids=[self._named(text) for text in request.texts])
 
     async def popular(self, k: int, deadline: Deadline) -> RetrieveAnswer:
         return await self._in_worker(lambda: self._popular(k), deadline)
@@ -74,7 +86,24 @@ class RetrievalService:
         cold = not known
         model = self._popularity if cold else self._retriever
         [found] = model.retrieve([History(tuple(known), request.user_id)], request.k, [sorted(banned)])
+        return self._answer(
+            found, cold, [*unknown, *unknown_too], began, request.metadata, model if request.vectors else None
+        )
+
+    def _score(self, request: ScoreRequest) -> RetrieveAnswer:
+        began = time.perf_counter()
+        known, unknown = self._catalog.indices(request.history)
+        given, unknown_too = self._catalog.indices(dict.fromkeys(request.item_ids))
+        cold = not known
+        model = self._popularity if cold else self._retriever
+        [found] = model.score([History(tuple(known), request.user_id)], [given])
         return self._answer(found, cold, [*unknown, *unknown_too], began, request.metadata)
+
+    def _named(self, text: str) -> str | None:
+        """By id, then by title; the first item of the catalogue where several have that title."""
+        known, _ = self._catalog.indices([text.strip()])
+        index = known[0] if known else self._by_title.get(text.strip())
+        return self._catalog[index].id if index else None
 
     def _popular(self, k: int) -> RetrieveAnswer:
         began = time.perf_counter()
@@ -82,12 +111,24 @@ class RetrievalService:
         return self._answer(found, True, [], began, metadata=True)
 
     def _answer(
-        self, found: Sequence[Candidate], cold: bool, unknown: Iterable[str], began: float, metadata: bool
+        self,
+        found: Sequence[Candidate],
+        cold: bool,
+        unknown: Iterable[str],
+        began: float,
+        metadata: bool,
+        vectors_of: Retriever | None = None,
     ) -> RetrieveAnswer:
         if not all(math.isfinite(candidate.score) for candidate in found):
             raise BadAnswer(f"{self._card.name} scored an item with NaN or infinity")
+        items = [_item(self._catalog[candidate.item], candidate.score, metadata) for candidate in found]
+        if vectors_of:
+            vectors = vectors_of.vectors([candidate.item for candidate in found])
+            items = [
+                item.model_copy(update={"vector": pack(vector)}) for item, vector in zip(items, vectors, strict=True)
+            ]
         return RetrieveAnswer(
-            items=[_item(self._catalog[candidate.item], candidate.score, metadata) for candidate in found],
+            items=items,
             source="popularity" if cold else "retrieval",
             missing_ids=list(dict.fromkeys(unknown)),
             model=f"popularity@{self._card.name.partition('@')[2]}" if cold else self._card.name,

@@ -70,6 +70,23 @@ class RetrieverContract:
         long = History(tuple(n % self.items + 1 for n in range(3000)))
         assert [len(found) for found in retriever.retrieve([long, History((1,))], 5)] == [5, 5]
 
+    def test_given_items_get_the_scores_that_retrieval_gives(self, retriever: Retriever) -> None:
+        histories = self.histories()
+        found = retriever.retrieve(histories, self.items)
+        given = [sorted(candidate.item for candidate in one)[::2] for one in found]
+        expected = [[c for c in one if c.item in kept] for one, kept in zip(found, given, strict=True)]
+        self.assert_same(retriever.score(histories, given), expected)
+
+    def test_no_items_score_nothing(self, retriever: Retriever) -> None:
+        assert retriever.score([History((1,))], [[]]) == [[]]
+
+    def test_vectors_have_length_one_or_none(self, retriever: Retriever) -> None:
+        vectors = retriever.vectors([1, 2, self.items])
+        lengths = (vectors**2).sum(axis=1)
+        assert len(vectors) == 3
+        assert all(length == pytest.approx(1, abs=1e-4) or length == 0 for length in lengths)
+        assert len(retriever.vectors([])) == 0
+
     def histories(self) -> list[History]:
         return [History((1, 2, 3)), History((self.items,)), History((2, 2, 2), "u2"), History((5, 1), "u3")]
 
