@@ -27,7 +27,7 @@ def create(settings: RankingSettings, service: RankingService, registry: Collect
 def routes(service: RankingService) -> APIRouter:
     router = APIRouter()
 
-    @router.post("/rank", summary="The same candidates re-scored, best first")
+    @router.post("/rank", response_model_exclude_none=True, summary="The same candidates re-scored, best first")
     async def rank(request: RankRequest, deadline: Inherited) -> RankAnswer:
         return await service.rank(request, deadline)
 

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+
+import structlog
 
 from services.ranking.batcher import Batcher, Ranked
 from shared.candidate import Candidate
 from shared.catalog import Catalog
 from shared.deadline import Deadline
-from shared.errors import BadAnswer, BadInput, UnknownRanker
+from shared.errors import BadAnswer, BadInput, TandemError, UnknownRanker
 from shared.history import History
 from shared.protocols import Ranker
-from shared.wire import ModelCard, ModelList, RankAnswer, RankedItem, RankerName, RankRequest
+from shared.wire import (
+    EXPLAINED,
+    Because,
+    ModelCard,
+    ModelList,
+    RankAnswer,
+    RankedItem,
+    RankerName,
+    RankRequest,
+)
+
+REASONS = 3
+"""Per item, at most."""
+
+
+log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +76,38 @@ class RankingService:
         self._catalog.require(request.catalog, "the request")
         history, _ = self._catalog.indices(request.history)
         candidates = self._candidates(request)
-        ranked = await self._batcher.rank(served.ranker, History(tuple(history), request.user_id), candidates, deadline)
+        user = History(tuple(history), request.user_id)
+        ranked, because = await asyncio.gather(
+            self._batcher.rank(served.ranker, user, candidates, deadline),
+            self._explain(served, user, candidates, deadline) if request.explain else _nothing(),
+        )
         _require_sense(served.card.name, ranked, candidates)
-        return self._answer(name, served, ranked)
+        return self._answer(name, served, ranked, because)
+
+    async def _explain(
+        self, served: Served, user: History, candidates: Sequence[Candidate], deadline: Deadline
+    ) -> dict[int, dict[int, float]] | None:
+        """Per candidate the score that is left without each recent item of the history, measured by leaving it out.
+
+        All of them wait at once, so that the batcher takes them together. None where that failed or came too late: an
+        answer without reasons is better than none.
+        """
+        tasks: dict[int, asyncio.Task[Ranked]] = {}
+        left: dict[int, dict[int, float]] | None = None
+        try:
+            async with asyncio.TaskGroup() as group:
+                for item in dict.fromkeys(user.last(EXPLAINED)):
+                    work = self._batcher.rank(served.ranker, _without(user, item), candidates, deadline)
+                    tasks[item] = group.create_task(work)
+            left = {candidate.item: {} for candidate in candidates}
+            for item, task in tasks.items():
+                _require_sense(served.card.name, task.result(), candidates)
+                for candidate in task.result().ranking.candidates:
+                    left[candidate.item][item] = candidate.score
+        except* TandemError as errors:
+            log.warning("not explained", error=type(errors.exceptions[0]).__name__)
+            left = None
+        return left
 
     async def models(self, deadline: Deadline) -> ModelList:
         return ModelList(models=[served.card for served in self._rankers.values()], default=self._default)
@@ -82,11 +129,22 @@ class RankingService:
             raise BadInput("a candidate stands twice in the list")
         return [Candidate(item, given.score) for item, given in zip(items, request.candidates, strict=True)]
 
-    def _answer(self, name: RankerName, served: Served, ranked: Ranked) -> RankAnswer:
+    def _because(self, candidate: Candidate, left: Mapping[int, float]) -> list[Because]:
+        helped = [(candidate.score - score, item) for item, score in left.items() if score < candidate.score]
+        strongest = sorted(helped, key=lambda pair: -pair[0])[:REASONS]
+        return [Because(item_id=self._catalog[item].id, weight=weight) for weight, item in strongest]
+
+    def _answer(
+        self, name: RankerName, served: Served, ranked: Ranked, left: Mapping[int, Mapping[int, float]] | None
+    ) -> RankAnswer:
         ranking = ranked.ranking
         return RankAnswer(
             items=[
-                RankedItem(item_id=self._catalog[candidate.item].id, score=candidate.score)
+                RankedItem(
+                    item_id=self._catalog[candidate.item].id,
+                    score=candidate.score,
+                    because=None if left is None else self._because(candidate, left.get(candidate.item, {})),
+                )
                 for candidate in ranking.candidates
             ],
             model=served.card.name,
@@ -96,6 +154,14 @@ class RankingService:
             queue_ms=round(ranked.queue_ms, 3),
             rank_ms=round(ranked.rank_ms, 3),
         )
+
+
+async def _nothing() -> None:
+    return None
+
+
+def _without(user: History, item: int) -> History:
+    return History(tuple(other for other in user.items if other != item), user.user_id)
 
 
 def _require_sense(model: str, ranked: Ranked, asked: Sequence[Candidate]) -> None:

@@ -16,7 +16,7 @@ from shared.candidate import Candidate, Ranking
 from shared.deadline import Deadline
 from shared.errors import BadAnswer, BadInput, CatalogMismatch, GoldenMismatch, UnknownRanker
 from shared.history import History
-from shared.wire import ModelCard, RankRequest
+from shared.wire import EXPLAINED, ModelCard, RankRequest
 from tests import fakes
 from tests.services.asgi import client
 
@@ -41,6 +41,61 @@ async def test_candidates_come_back_best_first_with_model_and_times() -> None:
     assert [item.item_id for item in found.items] == ["i9", "i8", "i7"]
     assert (found.model, found.ranker, found.label_mass) == ("llamarec@0000bbbb", "llamarec", 0.9)
     assert found.rank_ms >= 0
+
+
+class LikesSequels(fakes.FakeRanker):
+    """Item n scores 1 more for each history item n - 1, and 0.25 less for item n - 2."""
+
+    def rank(self, histories: Sequence[History], candidates: Sequence[Sequence[Candidate]]) -> list[Ranking]:
+        self.batches.append(len(histories))
+        return [
+            Ranking(tuple(sorted((self._score(h, c) for c in one), key=lambda c: -c.score)))
+            for h, one in zip(histories, candidates, strict=True)
+        ]
+
+    @staticmethod
+    def _score(history: History, candidate: Candidate) -> Candidate:
+        before = history.items.count(candidate.item - 1) - 0.25 * history.items.count(candidate.item - 2)
+        return Candidate(candidate.item, before)
+
+
+async def test_the_reason_is_what_the_score_falls_without() -> None:
+    service = fakes.ranking_service(CATALOG, LikesSequels())
+    found = await service.rank(asked("i7", "i9", history=["i6", "i8", "i3"], explain=True), soon())
+    service.close()
+    reasons = {item.item_id: item.because for item in found.items}
+    assert [(r.item_id, r.weight) for r in reasons["i9"] or ()] == [("i8", 1.0)]
+    assert [(r.item_id, r.weight) for r in reasons["i7"] or ()] == [("i6", 1.0)]
+
+
+async def test_the_histories_of_an_explanation_run_as_batches() -> None:
+    ranker = fakes.FakeRanker(seconds=0.02)
+    service = fakes.ranking_service(CATALOG, ranker)
+    await service.rank(asked(history=[f"i{n}" for n in range(20, 40)], explain=True), soon())
+    service.close()
+    assert sum(ranker.batches) == 1 + EXPLAINED
+    assert len(ranker.batches) <= 3
+
+
+async def test_without_being_asked_nothing_is_explained() -> None:
+    service = fakes.ranking_service(CATALOG)
+    found = await service.rank(asked(), soon())
+    service.close()
+    assert [item.because for item in found.items] == [None, None, None]
+
+
+async def test_an_explanation_that_fails_leaves_the_ranking() -> None:
+    class Choosy(fakes.FakeRanker):
+        def rank(self, histories: Sequence[History], candidates: Sequence[Sequence[Candidate]]) -> list[Ranking]:
+            if any(len(history) < 2 for history in histories):
+                raise ValueError("too short")
+            return super().rank(histories, candidates)
+
+    service = fakes.ranking_service(CATALOG, Choosy())
+    found = await service.rank(asked(history=["i1", "i2"], explain=True), soon())
+    service.close()
+    assert [item.item_id for item in found.items] == ["i9", "i8", "i7"]
+    assert found.items[0].because is None
 
 
 @pytest.mark.parametrize(
