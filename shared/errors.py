@@ -15,7 +15,10 @@
     |-- Unavailable              a collaborator does not answer           exit 4   HTTP 503
     |   |-- Overloaded           it answers that its queue is full
     |   `-- BadAnswer            it answers, and the answer makes no sense
-    `-- DeadlineExceeded         no time is left for what was asked       exit 4   HTTP 504
+    |-- DeadlineExceeded         no time is left for what was asked       exit 4   HTTP 504
+    |-- Unauthorized             nobody knows who asks                    HTTP 401
+    |-- Forbidden                known, and not allowed to                HTTP 403
+    `-- RateLimited              more than was agreed with this caller    HTTP 429
 
 A message holds the value, the fault and the way out.
 """
@@ -94,3 +97,17 @@ class BadAnswer(Unavailable):
 
 class DeadlineExceeded(TandemError):
     exit_code = 4
+
+
+class Unauthorized(TandemError):
+    pass
+
+
+class Forbidden(TandemError):
+    pass
+
+
+class RateLimited(TandemError):
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -19,8 +20,11 @@ from shared.errors import (
     BadInput,
     CatalogMismatch,
     DeadlineExceeded,
+    Forbidden,
     Overloaded,
+    RateLimited,
     TandemError,
+    Unauthorized,
     Unavailable,
     UnknownItem,
     UnknownRanker,
@@ -43,6 +47,7 @@ class Kind:
 
 
 INTERNAL = Kind(500, "internal", "Something went wrong here")
+INTERNAL_DETAIL = "The fault is on our side; the log tells more under this request id."
 MALFORMED = Kind(400, "malformed-json", "The body is not JSON")
 TOO_LARGE = Kind(413, "body-too-large", "The body is too large")
 INVALID = Kind(422, "invalid-request", "The request does not have the documented form")
@@ -57,9 +62,16 @@ KINDS: Mapping[type[TandemError], Kind] = {
     Overloaded: Kind(503, "overloaded", "Too many requests at once"),
     BadAnswer: Kind(503, "bad-answer", "A part of the service answered nonsense"),
     DeadlineExceeded: Kind(504, "deadline-exceeded", "No time was left"),
+    Unauthorized: Kind(401, "unauthorized", "Nobody knows who asks"),
+    Forbidden: Kind(403, "forbidden", "The key does not allow this"),
+    RateLimited: Kind(429, "rate-limited", "More requests than were agreed"),
     TandemError: INTERNAL,
 }
 """The one table from error to status. A class that is not here has its nearest parent's row."""
+
+AT_THE_DOOR = (Unauthorized, Forbidden, RateLimited)
+"""Between a client and the service it asks. One from an inner service is no fault of our client's."""
+NOT_LET_IN = frozenset(KINDS[cls].status for cls in AT_THE_DOOR)
 
 
 def kind_of(error: TandemError) -> Kind:
@@ -69,22 +81,18 @@ def kind_of(error: TandemError) -> Kind:
 def error_of(slug_or_type: str, status: int, detail: str) -> TandemError:
     """The error that a problem stood for; by its status where the type is not ours."""
     slug = slug_or_type.removeprefix(TYPE_PREFIX)
-    by_slug = {kind.slug: cls for cls, kind in KINDS.items() if kind is not INTERNAL}
+    by_slug = {kind.slug: cls for cls, kind in KINDS.items() if kind is not INTERNAL and cls not in AT_THE_DOOR}
     if slug in by_slug:
         return by_slug[slug](detail)
     if status == HTTPStatus.GATEWAY_TIMEOUT:
         return DeadlineExceeded(detail)
-    return Unavailable(detail) if status >= 500 or status == HTTPStatus.TOO_MANY_REQUESTS else BadAnswer(detail)
+    return Unavailable(detail) if status >= 500 or status in NOT_LET_IN else BadAnswer(detail)
 
 
-def problem(
-    kind: Kind,
-    detail: str,
-    request_id: str | None,
-    errors: Sequence[Mapping[str, str]] = (),
-    headers: Mapping[str, str] | None = None,
-) -> Response:
-    """ASCII only: a text may hold half a surrogate pair, which UTF-8 cannot carry."""
+def document(
+    kind: Kind, detail: str, request_id: str | None, errors: Sequence[Mapping[str, str]] = ()
+) -> dict[str, Any]:
+    """A problem's body."""
     body: dict[str, Any] = {
         "type": TYPE_PREFIX + kind.slug,
         "title": kind.title,
@@ -95,13 +103,21 @@ def problem(
         body |= {"instance": f"urn:tandem:request:{request_id}", "request_id": request_id}
     if errors:
         body["errors"] = list(errors)
-    return Response(json.dumps(body), kind.status, dict(headers or {}), MEDIA_TYPE)
+    return body
+
+
+def document_of(error: TandemError, request_id: str | None) -> dict[str, Any]:
+    kind = kind_of(error)
+    return document(kind, INTERNAL_DETAIL if kind is INTERNAL else str(error), request_id)
+
+
+def problem(body: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+    """ASCII only: a text may hold half a surrogate pair, which UTF-8 cannot carry."""
+    return Response(json.dumps(body), body["status"], dict(headers or {}), MEDIA_TYPE)
 
 
 def of_error(error: TandemError, request_id: str | None) -> Response:
-    kind = kind_of(error)
-    detail = "The fault is on our side; the log tells more under this request id." if kind is INTERNAL else str(error)
-    return problem(kind, detail, request_id, headers=_retry_after(error))
+    return problem(document_of(error, request_id), _headers(error))
 
 
 def of_crash(request_id: str | None) -> Response:
@@ -123,7 +139,7 @@ async def _on_tandem_error(request: Request, error: Exception) -> Response:
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     kind = TOO_LARGE if error.status_code == TOO_LARGE.status else _plain(error.status_code)
-    return problem(kind, str(error.detail), request.scope.get(REQUEST_ID), headers=error.headers)
+    return problem(document(kind, str(error.detail), request.scope.get(REQUEST_ID)), error.headers)
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
@@ -131,9 +147,9 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
     found = error.errors()
     request_id = request.scope.get(REQUEST_ID)
     if found and found[0]["type"] == "json_invalid":
-        return problem(MALFORMED, _syntax(found[0]), request_id)
+        return problem(document(MALFORMED, _syntax(found[0]), request_id))
     errors = [_entry(entry) for entry in found[:MAX_ERRORS]]
-    return problem(INVALID, f"{len(found)} fault(s), listed in errors", request_id, errors)
+    return problem(document(INVALID, f"{len(found)} fault(s), listed in errors", request_id, errors))
 
 
 def _plain(status: int) -> Kind:
@@ -142,7 +158,8 @@ def _plain(status: int) -> Kind:
 
 
 def _syntax(entry: Mapping[str, Any]) -> str:
-    return f"{entry.get('ctx', {}).get('error', 'syntax error')}, at character {entry['loc'][-1]}"
+    fault, place = entry.get("ctx", {}).get("error", "syntax error"), entry["loc"][-1]
+    return f"{fault}, at character {place}" if place else str(fault)
 
 
 def _entry(entry: Mapping[str, Any]) -> dict[str, str]:
@@ -157,11 +174,13 @@ def _pointer(path: Sequence[object]) -> str:
     return "#" + "".join(f"/{part}" for part in parts)
 
 
-def _retry_after(error: TandemError) -> dict[str, str]:
-    if not isinstance(error, Unavailable):
+def _headers(error: TandemError) -> dict[str, str]:
+    if isinstance(error, Unauthorized):
+        return {"WWW-Authenticate": "Bearer"}
+    if not isinstance(error, Unavailable | RateLimited):
         return {}
-    seconds = error.retry_after_s if isinstance(error, Overloaded) else 1.0
-    return {"Retry-After": f"{max(1, round(seconds))}"}
+    seconds = error.retry_after_s if isinstance(error, Overloaded | RateLimited) else 1.0
+    return {"Retry-After": f"{max(1, math.ceil(seconds))}"}
 
 
 DOCUMENTED: dict[int | str, dict[str, Any]] = {
@@ -187,11 +206,14 @@ DOCUMENTED: dict[int | str, dict[str, Any]] = {
     }
     for status, description in {
         400: "The body is not JSON",
+        401: "No key, or none that is valid",
+        403: "A key without the scope that this needs",
         404: "No such item, user or route",
         409: "The catalogues differ",
         408: "The body took too long to arrive",
         413: "The body is too large",
         422: "The request does not have the documented form, or asks for what cannot be done",
+        429: "More requests than were agreed for this key; see Retry-After",
         500: "A fault of ours",
         503: "Overload, or a part that does not answer; see Retry-After",
         504: "No time was left",

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from services.gateway.remote import RemoteRanking, RemoteRetrieval
-from services.http.problems import KINDS, kind_of, of_error
+from services.http.problems import AT_THE_DOOR, KINDS, kind_of, of_error
 from shared.deadline import HEADER, Deadline
 from shared.errors import (
     BadAnswer,
@@ -62,7 +62,7 @@ async def test_nothing_is_sent_after_the_deadline() -> None:
         await ranking(handler).rank(ASKED, Deadline.after_ms(0))
 
 
-@pytest.mark.parametrize("cls", [cls for cls in KINDS if cls is not TandemError])
+@pytest.mark.parametrize("cls", [cls for cls in KINDS if cls not in (TandemError, *AT_THE_DOOR)])
 async def test_an_error_of_the_tree_survives_the_way(cls: type[TandemError]) -> None:
     there = of_error(cls("the fault"), "id")
 
@@ -72,6 +72,16 @@ async def test_an_error_of_the_tree_survives_the_way(cls: type[TandemError]) -> 
     with pytest.raises(TandemError, match="the fault") as caught:
         await ranking(handler).rank(ASKED, Deadline.after_ms(1000))
     assert type(caught.value) is cls
+
+
+@pytest.mark.parametrize("cls", AT_THE_DOOR)
+async def test_a_gateway_that_is_not_let_in_does_not_blame_its_client(cls: type[TandemError]) -> None:
+    there = of_error(cls("the fault"), "id")
+    with pytest.raises(TandemError) as caught:
+        await ranking(lambda _: httpx.Response(there.status_code, content=bytes(there.body))).rank(
+            ASKED, Deadline.after_ms(1000)
+        )
+    assert type(caught.value) is Unavailable
 
 
 async def test_retry_after_survives_the_way() -> None:
