@@ -1,0 +1,1 @@
+"""Users, sessions, item states and recommendation records: in Redis, or in memory under the same contract."""
