@@ -6,6 +6,7 @@ converted once into a Hugging Face folder in Tandem's cache, loaded from there l
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from dataclasses import dataclass, replace
@@ -39,6 +40,30 @@ class Backbone:
 
     def with_model(self, model: Any) -> Backbone:
         return replace(self, model=model)
+
+    def shared(self, layers: int = 0) -> Backbone:
+        """The same weights under another tree of modules, cut to its first `layers` where > 0: what is added to
+        one tree (LoRA) leaves the others alone, and memory grows by the addition. Never merge into such a tree."""
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        tree = copy.deepcopy(self.model, {id(tensor): tensor for tensor in tensors})
+        if layers:
+            _keep_layers(self.name, tree, layers)
+        return self.with_model(tree)
+
+
+class Pool:
+    """Backbones that several rankers share in one process: each is loaded once."""
+
+    def __init__(self, device: str = "auto") -> None:
+        self.device = device
+        self._loaded: dict[tuple[str, Quantization], Backbone] = {}
+
+    def get(self, name: str, *, layers: int, quantization: Quantization) -> Backbone:
+        """Raises what `load` raises."""
+        key = (name, quantization)
+        if key not in self._loaded:
+            self._loaded[key] = load(name, device=self.device, quantization=quantization)
+        return self._loaded[key].shared(layers)
 
 
 def load(

@@ -25,27 +25,37 @@ class Questions:
     """items_UC: dense indices, 0 where the catalogue ran out. scores_UC: the retriever's, -inf there.
 
     truth_U: the truth's column, or -1 where the retriever missed it and no ranker can find it.
+    user_ids: for rankers that know users; empty where nobody is named.
     """
 
     histories: list[np.ndarray]
     items_UC: np.ndarray
     scores_UC: np.ndarray
     truth_U: np.ndarray
+    user_ids: tuple[str, ...] = ()
+
+    def history(self, row: int) -> History:
+        return History(tuple(self.histories[row].tolist()), self.user_ids[row] if self.user_ids else None)
 
     def take(self, rows: np.ndarray) -> Questions:
         """Some of the users."""
         histories = [self.histories[row] for row in rows]
-        return Questions(histories, self.items_UC[rows], self.scores_UC[rows], self.truth_U[rows])
+        named = tuple(self.user_ids[row] for row in rows) if self.user_ids else ()
+        return Questions(histories, self.items_UC[rows], self.scores_UC[rows], self.truth_U[rows], named)
 
     def reorder(self, order_UC: np.ndarray) -> Questions:
         """The same candidates listed otherwise: place p of user u shows what stood at order_UC[u, p]."""
         truth_U = np.where(self.truth_U >= 0, (order_UC == self.truth_U[:, None]).argmax(1), -1)
         items_UC = np.take_along_axis(self.items_UC, order_UC, axis=1)
-        return Questions(self.histories, items_UC, np.take_along_axis(self.scores_UC, order_UC, axis=1), truth_U)
+        scores_UC = np.take_along_axis(self.scores_UC, order_UC, axis=1)
+        return Questions(self.histories, items_UC, scores_UC, truth_U, self.user_ids)
 
 
-def ask(retriever: Retriever, cases: Sequence[Case], candidates: int) -> Questions:
-    """The retriever's best per case, the whole history excluded as in serving (a repeated truth stays possible)."""
+def ask(retriever: Retriever, cases: Sequence[Case], candidates: int, users: Sequence[str] = ()) -> Questions:
+    """The retriever's best per case, the whole history excluded as in serving (a repeated truth stays possible).
+
+    users: all user ids, by Case.user.
+    """
     items_UC = np.zeros((len(cases), candidates), dtype=np.int64)
     scores_UC = np.full((len(cases), candidates), -np.inf, dtype=np.float32)
     for start in range(0, len(cases), 1024):
@@ -59,13 +69,16 @@ def ask(retriever: Retriever, cases: Sequence[Case], candidates: int) -> Questio
         for row, best in enumerate(found, start=start):
             items_UC[row, : len(best)] = [c.item for c in best]
             scores_UC[row, : len(best)] = [c.score for c in best]
-    return questions(cases, items_UC, scores_UC)
+    return questions(cases, items_UC, scores_UC, users)
 
 
-def questions(cases: Sequence[Case], items_UC: np.ndarray, scores_UC: np.ndarray) -> Questions:
+def questions(
+    cases: Sequence[Case], items_UC: np.ndarray, scores_UC: np.ndarray, users: Sequence[str] = ()
+) -> Questions:
     found_UC = items_UC == np.array([case.truth for case in cases])[:, None]
     truth_U = np.where(found_UC.any(1), found_UC.argmax(1), -1)
-    return Questions([case.history for case in cases], items_UC, scores_UC, truth_U)
+    named = tuple(users[case.user] for case in cases) if users else ()
+    return Questions([case.history for case in cases], items_UC, scores_UC, truth_U, named)
 
 
 def score(

@@ -127,8 +127,10 @@ class MasterAdamW:
         self.publish()
 
 
-def schedule(kind: Literal["linear", "cosine", "constant"], step: int, total: int, warmup: int) -> float:
-    """The learning rate's factor at a step from 0: a linear rise over `warmup`, then down to 0 at `total`."""
+def schedule(
+    kind: Literal["linear", "cosine", "constant"], step: int, total: int, warmup: int, least: float = 0.0
+) -> float:
+    """The learning rate's factor at a step from 0: a linear rise over `warmup`, then down to `least` at `total`."""
     if step < warmup:
         return (step + 1) / warmup
     done = min(1.0, (step - warmup) / max(1, total - warmup))
@@ -137,7 +139,7 @@ def schedule(kind: Literal["linear", "cosine", "constant"], step: int, total: in
         "cosine": lambda x: 0.5 * (1 + math.cos(math.pi * x)),
         "constant": lambda x: 1.0,
     }
-    return shapes[kind](done)
+    return least + (1 - least) * shapes[kind](done)
 
 
 def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:

@@ -97,7 +97,7 @@ class PromptBuilder:
         self.max_history, self.max_tokens = max_history, max_tokens
         t = self.template
         # "a" stands for whatever text the piece follows: a letter never merges with a line break or a space.
-        self.begin = [] if tokenizer.bos_token_id is None or not _wants_bos(tokenizer) else [tokenizer.bos_token_id]
+        self.begin = [] if tokenizer.bos_token_id is None or not wants_bos(tokenizer) else [tokenizer.bos_token_id]
         self.head = self.begin + tokens(tokenizer, t.head)
         self.history_lines = [_line(tokenizer, t.history_line, n=n) for n in range(1, max_history + 1)]
         self.pool = tokens_after(tokenizer, "a", t.pool)
@@ -109,7 +109,7 @@ class PromptBuilder:
         ask_before, ask_after = _line(tokenizer, t.binding_cue)
         self.ask = (ask_before, ask_after)
         spaced = t.history_line.partition("{title}")[0].endswith(" ")
-        self.titles = _titles(tokenizer, catalog, max_title_tokens, "a" if spaced else "", " " if spaced else "\n")
+        self.titles = title_tokens(tokenizer, catalog, max_title_tokens, "a" if spaced else "", " " if spaced else "\n")
 
     def build(self, history: Sequence[int], candidates: Sequence[int], ranks: Sequence[int] | None = None) -> list[int]:
         """Token ids for dense indices: history oldest first, candidate i gets label i.
@@ -164,8 +164,8 @@ def _line(tokenizer: Any, line: str, **values: object) -> tuple[list[int], list[
     return tokens_after(tokenizer, "a", before.rstrip(" ")), tokens_after(tokenizer, "a", after)
 
 
-def _titles(tokenizer: Any, catalog: Catalog, limit: int, context: str, gap: str) -> list[list[int]]:
-    """By dense index, each as it stands in a line; all titles in one call, which is many times faster."""
+def title_tokens(tokenizer: Any, catalog: Catalog, limit: int, context: str, gap: str) -> list[list[int]]:
+    """By dense index, each as it stands after `context` + `gap`; all titles in one call, which is many times faster."""
     texts = [neutral(title) for title in catalog.titles[1:]]
     known = tokens(tokenizer, context + ("" if gap == " " else gap))
     whole = [context + gap + text for text in texts]
@@ -177,5 +177,5 @@ def _titles(tokenizer: Any, catalog: Catalog, limit: int, context: str, gap: str
     return titles
 
 
-def _wants_bos(tokenizer: Any) -> bool:
+def wants_bos(tokenizer: Any) -> bool:
     return tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]

@@ -34,8 +34,10 @@ class Ranking:
 
     label_mass: probability that the model puts on the labels out of its whole vocabulary, 0..1.
     entropy: of the distribution over the labels, in nats; ln(number of candidates) is no opinion at all.
+    notes: what was done otherwise than usual, such as a prompt without the token of a user who is new.
     """
 
     candidates: tuple[Candidate, ...]
     label_mass: float = 1.0
     entropy: float = 0.0
+    notes: tuple[str, ...] = ()

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from ranker import backbone
+from ranker.fit import LINEAR_LAYERS, add_lora
 from shared.errors import BadInput
 from tests.ranker import tiny
 
@@ -144,3 +145,18 @@ def test_a_model_of_another_family_is_refused_by_its_name(tmp_path: Path) -> Non
     gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, n_positions=64))
     with pytest.raises(BadInput, match="is a GPT2LMHeadModel, which is not of the Llama family"):
         backbone.load(str(tiny.save(tmp_path / "gpt2", tokenizer, gpt2)))
+
+
+def test_shared_trees_hold_the_same_tensors_and_leave_one_another_alone(bpe_folder: Path) -> None:
+    pool = backbone.Pool("cpu")
+    one, other = (pool.get(str(bpe_folder), layers=n, quantization="none") for n in (0, 1))
+    ours = {t.data_ptr() for t in one.model.parameters()}
+    assert {t.data_ptr() for t in other.model.parameters()} < ours
+    assert (len(one.model.model.layers), len(other.model.model.layers)) == (2, 1)
+    before_BTV = one.model(torch.tensor([[1, 2, 3]])).logits
+    wrapped = add_lora(other.model, rank=4, alpha=8, dropout=0.0, targets=LINEAR_LAYERS)
+    for name, weight in wrapped.named_parameters():
+        if "lora_B" in name:
+            weight.data.fill_(1.0)
+    assert torch.equal(one.model(torch.tensor([[1, 2, 3]])).logits, before_BTV)
+    assert not any("lora" in name for name, _ in one.model.named_parameters())

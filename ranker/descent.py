@@ -1,0 +1,108 @@
+"""One stage of a training: AdamW over named weights, validation now and then, the best weights kept, resumable.
+
+A batch is a function of its step alone, so that a run goes on after an interruption to the same bits.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from ranker.fit import MasterAdamW, load_checkpoint, save_checkpoint, schedule
+from shared.progress import progress
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pace:
+    """prompts and validate_every count prompts; warmup counts steps of `batch` prompts.
+
+    least: the share of the learning rate that the schedule ends at. patience: validations without a better score.
+    """
+
+    prompts: int
+    batch: int
+    learning_rate: float
+    warmup: int
+    schedule: Literal["linear", "cosine", "constant"]
+    least: float = 0.0
+    clip: float = 1.0
+    validate_every: int
+    patience: int
+
+    @property
+    def steps(self) -> int:
+        return -(-self.prompts // self.batch)
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a stage is. curve: (prompts, validation score, running mean of the loss)."""
+
+    step: int = 0
+    stale: int = 0
+    best: float = float("-inf")
+    best_prompts: int = 0
+    loss: float = 0.0
+    seconds: float = 0.0
+    curve: list[tuple[int, float, float]] = field(default_factory=list)
+
+    def facts(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in Progress.__slots__}
+
+
+def descend(
+    what: str,
+    weights: Mapping[str, nn.Parameter],
+    pace: Pace,
+    loss_at: Callable[[int], Tensor],
+    validate: Callable[[], float],
+    folder: Path,
+    identity: Mapping[str, Any],
+    resume: bool,
+) -> Progress:
+    """Leaves the best weights by `validate` (higher is better) in place; `folder` keeps the checkpoint.
+
+    loss_at: the loss of the batch of a step from 0. resume: go on from `folder` where it holds a checkpoint of
+    the same identity, else start; a finished stage only restores its weights.
+    """
+    optimizer = MasterAdamW(list(weights.values()))
+    run = Progress()
+    best: dict[str, Tensor] = {}
+    if resume and (folder / "run.json").is_file():
+        tensors, facts = load_checkpoint(folder, identity)
+        for name in Progress.__slots__:
+            setattr(run, name, facts[name])
+        run.curve = [(prompts, score, loss) for prompts, score, loss in run.curve]
+        optimizer.restore(tensors)
+        best = {name[5:]: t for name, t in tensors.items() if name.startswith("best.")}
+    began = time.monotonic() - run.seconds
+    with progress(what, pace.steps * pace.batch, "prompts", start=run.step * pace.batch) as advance:
+        while run.step < pace.steps and run.stale < pace.patience:
+            loss = loss_at(run.step)
+            loss.backward()
+            rate = schedule(pace.schedule, run.step, pace.steps, pace.warmup, pace.least)
+            optimizer.step(pace.learning_rate * rate, pace.clip)
+            run.loss = loss.item() if run.step == 0 else 0.95 * run.loss + 0.05 * loss.item()
+            run.step += 1
+            advance(pace.batch, f"loss {run.loss:.3f}  best {run.best:.4f}")
+            done = run.step * pace.batch
+            if done // pace.validate_every > (done - pace.batch) // pace.validate_every or run.step == pace.steps:
+                score = validate()
+                run.seconds = time.monotonic() - began
+                run.curve.append((done, score, run.loss))
+                if score > run.best:
+                    run.best, run.best_prompts, run.stale = score, done, 0
+                    best = {name: p.detach().clone() for name, p in weights.items()}
+                else:
+                    run.stale += 1
+                kept = {f"best.{name}": t for name, t in best.items()}
+                save_checkpoint(folder, optimizer.tensors() | kept, dict(identity) | run.facts())
+    for name, parameter in weights.items():
+        if name in best:
+            parameter.data.copy_(best[name])
+    return run

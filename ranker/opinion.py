@@ -1,0 +1,85 @@
+"""What a language model says of a user's candidates, and the ranker that blends it with the retriever's scores.
+
+Shapes:  U users  C candidates
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ranker.blend import blend, log_softmax, order
+from ranker.evaluate import Questions
+from shared.candidate import Candidate, Ranking
+from shared.errors import BadInput
+from shared.history import History
+from shared.progress import progress
+
+CHUNK = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Opinion:
+    """logits_C: higher is better, one per candidate in the order given. mass: the probability that the model
+    keeps within its possible answers, 0..1. notes: what a caller should know of how it came about."""
+
+    logits_C: np.ndarray
+    mass: float = 1.0
+    notes: tuple[str, ...] = ()
+
+
+class Scorer(Protocol):
+    max_candidates: int
+
+    def score(self, histories: Sequence[History], items: Sequence[Sequence[int]]) -> list[Opinion]:
+        """items: per history at least one and at most max_candidates dense indices."""
+        ...
+
+
+class BlendedRanker:
+    """A Ranker out of a Scorer. weight 0 is the retriever's order, 1 the language model alone."""
+
+    def __init__(self, scorer: Scorer, weight: float) -> None:
+        self.scorer, self.weight = scorer, weight
+        self.max_candidates = scorer.max_candidates
+
+    def rank(self, histories: Sequence[History], candidates: Sequence[Sequence[Candidate]]) -> list[Ranking]:
+        """Scores are blended log probabilities over the candidates of one user."""
+        longest = max((len(listed) for listed in candidates), default=0)
+        if longest > self.max_candidates:
+            raise BadInput(f"{longest} candidates, and this ranker takes {self.max_candidates}. Send fewer.")
+        pairs = [(h, listed) for h, listed in zip(histories, candidates, strict=True) if listed]
+        opinions = iter(self.scorer.score([h for h, _ in pairs], [[c.item for c in listed] for _, listed in pairs]))
+        return [self._ranking(listed, next(opinions)) if listed else Ranking(()) for listed in candidates]
+
+    def _ranking(self, listed: Sequence[Candidate], opinion: Opinion) -> Ranking:
+        blended_C = blend(np.array([c.score for c in listed]), opinion.logits_C, self.weight)
+        log_C = log_softmax(opinion.logits_C)
+        best = tuple(Candidate(listed[place].item, float(blended_C[place])) for place in order(blended_C))
+        p_C = np.exp(log_C)
+        entropy = max(0.0, float(-(p_C * np.where(p_C > 0, log_C, 0)).sum()))
+        return Ranking(best, min(1.0, opinion.mass), entropy, opinion.notes)
+
+
+def opinions(
+    scorer: Scorer, asked: Questions, what: str | None, only_found: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits U x C (-inf for a missing candidate) and mass U; users without the truth stay at 0 and nan."""
+    logits_UC = np.where(asked.items_UC > 0, 0.0, -np.inf)
+    mass_U = np.full(len(logits_UC), np.nan)
+    rows = np.flatnonzero(asked.truth_U >= 0) if only_found else np.arange(len(logits_UC))
+    with progress(what, len(rows), "users") as advance:
+        for start in range(0, len(rows), CHUNK):
+            chunk = rows[start : start + CHUNK]
+            real = [asked.items_UC[u] > 0 for u in chunk]
+            items = [asked.items_UC[u][here].tolist() for u, here in zip(chunk, real, strict=True)]
+            for u, here, opinion in zip(
+                chunk, real, scorer.score([asked.history(u) for u in chunk], items), strict=True
+            ):
+                logits_UC[u, here] = opinion.logits_C
+                mass_U[u] = opinion.mass
+            advance(len(chunk))
+    return logits_UC, mass_U
