@@ -1,0 +1,49 @@
+"""The small recommenders by name; their weights in an artifact."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from safetensors.torch import load_file, save_file
+
+from ranker.behaviour.caser import Caser
+from ranker.behaviour.din import DIN
+from ranker.behaviour.gru4rec import GRU4Rec
+from ranker.behaviour.lightgcn import LightGCN
+from ranker.behaviour.lrurec import LRURec
+from ranker.behaviour.mf import MF
+from ranker.behaviour.model import Behaviour, Sizes
+from ranker.behaviour.sasrec import SASRec
+from shared.errors import BadArtifact
+
+FILE = "behaviour.safetensors"
+
+Name = Literal["mf", "lightgcn", "sasrec", "din", "gru4rec", "caser", "lrurec"]
+MODELS: dict[str, Callable[[Sizes], Behaviour]] = {
+    "mf": MF,
+    "lightgcn": LightGCN,
+    "sasrec": SASRec,
+    "din": DIN,
+    "gru4rec": GRU4Rec,
+    "caser": Caser,
+    "lrurec": LRURec,
+}
+
+
+def save(model: Behaviour, folder: Path) -> dict[str, Any]:
+    """What the manifest must keep to load it again."""
+    save_file({name: t.contiguous().cpu() for name, t in model.state_dict().items()}, folder / FILE)
+    return asdict(model.sizes)
+
+
+def load(name: str, sizes: Mapping[str, Any], folder: Path) -> Behaviour:
+    """Raises BadArtifact where file and manifest are not of one training."""
+    try:
+        model = MODELS[name](Sizes(**sizes))
+        model.load_state_dict(load_file(folder / FILE))
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise BadArtifact(f"{folder / FILE} does not fit the manifest: {error}") from None
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,154 @@
+"""Small recommenders: they learn what can be learnt, padding changes nothing, and their files load."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ranker.behaviour import lrurec
+from ranker.behaviour.fit import FitConfig, fit_nexts, fit_pairs, next_mrr, next_scores, pair_auc, pair_logits
+from ranker.behaviour.lightgcn import LightGCN
+from ranker.behaviour.model import Behaviour, Sizes
+from ranker.behaviour.models import MODELS, load, save
+from retriever.lrurec import LRURec as Original
+from retriever.lrurec import LRURecConfig
+from shared.data.llara import windows
+from shared.data.pairs import Nexts, Pairs, left_padded
+
+CPU = torch.device("cpu")
+ITEMS, WINDOW = 24, 6
+BY_HISTORY = ("sasrec", "gru4rec", "caser", "lrurec")
+FITTED = FitConfig(batch=64, learning_rate=1e-2, epochs=40, patience=40)
+
+
+def sizes(width: int = 16, users: int = 40) -> Sizes:
+    return Sizes(users=users, items=ITEMS, width=width, window=WINDOW)
+
+
+def orderly() -> Nexts:
+    """Whoever has item i takes item i + 1 next, round the end."""
+    return windows([(start + np.arange(12)) % ITEMS + 1 for start in range(ITEMS)], WINDOW)
+
+
+def tastes(seed: int, rows: int = 3000) -> Pairs:
+    """Even users like even items, odd users odd ones."""
+    rng = np.random.default_rng(seed)
+    users_N, items_N = rng.integers(1, 41, rows), rng.integers(1, ITEMS + 1, rows)
+    liked = [[i for i in rng.permutation(ITEMS) + 1 if i % 2 == u % 2][:WINDOW] for u in users_N]
+    labels_N = (users_N % 2 == items_N % 2).astype(np.float32)
+    return Pairs(users_N, items_N, labels_N, left_padded(liked, WINDOW), np.ones(rows, dtype=bool))
+
+
+@pytest.mark.parametrize("name", ["sasrec", "gru4rec", "caser"])
+def test_order_is_learnt(name: str) -> None:
+    model, mrr = fit_nexts(name, sizes(), orderly(), orderly(), FITTED, CPU)
+    scores_BV = next_scores(model, torch.from_numpy(orderly().histories_NL).long())[:, 1:]
+    assert float((scores_BV.argmax(1).numpy() + 1 == orderly().nexts_N).mean()) > 0.9
+    assert mrr == next_mrr(model, orderly())
+
+
+@pytest.mark.parametrize("name", ["mf", "lightgcn", "sasrec", "din"])
+def test_taste_is_learnt(name: str) -> None:
+    model, auc = fit_pairs(name, sizes(), tastes(0), tastes(1, 500), FITTED, CPU)
+    assert auc > 0.9
+    assert auc == pair_auc(model, tastes(1, 500))
+
+
+def test_noise_teaches_nothing() -> None:
+    noisy = tastes(0)
+    noisy.labels_N[:] = np.random.default_rng(9).integers(0, 2, len(noisy))
+    fresh = tastes(2, 2000)
+    fresh.labels_N[:] = np.random.default_rng(8).integers(0, 2, len(fresh))
+    model, _ = fit_pairs("mf", sizes(), noisy, fresh, FITTED, CPU)
+    assert abs(pair_auc(model, fresh) - 0.5) < 0.05
+
+
+@pytest.mark.parametrize("name", BY_HISTORY)
+def test_padding_changes_nothing(name: str) -> None:
+    torch.manual_seed(0)
+    model = MODELS[name](sizes()).eval()
+    short, padded = torch.tensor([[3, 7, 5, 9]]), torch.tensor([[0, 0, 3, 7, 5, 9]])
+    nobody = torch.zeros(1, dtype=torch.long)
+    one, other = (model.user_vectors(nobody, h, nobody) for h in (short, padded))
+    assert torch.allclose(one, other, atol=1e-6)
+    assert torch.isfinite(model.user_vectors(nobody, torch.zeros(1, WINDOW, dtype=torch.long), nobody)).all()
+
+
+@pytest.mark.parametrize("name", BY_HISTORY)
+def test_a_batch_equals_its_singles(name: str) -> None:
+    torch.manual_seed(0)
+    model = MODELS[name](sizes()).eval()
+    histories_BL = torch.from_numpy(orderly().histories_NL[:5]).long()
+    histories_BL[2, :4] = 0
+    nobody_B = torch.zeros(5, dtype=torch.long)
+    together_BD = model.user_vectors(nobody_B, histories_BL, nobody_B)
+    for row in range(5):
+        alone_D = model.user_vectors(nobody_B[:1], histories_BL[row : row + 1], nobody_B[:1])[0]
+        assert torch.allclose(together_BD[row], alone_D, atol=1e-6)
+
+
+def test_lightgcn_is_the_mean_over_layers_of_a_dense_float64_graph() -> None:
+    edges = [(1, 2), (1, 3), (2, 3), (4, 1)]
+    model = LightGCN(Sizes(users=4, items=5, width=3, window=1, edges=4), torch.tensor(edges).T).eval()
+    nodes = 4 + 5 + 2
+    adjacency = np.zeros((nodes, nodes))
+    for user, item in edges:
+        adjacency[user, 5 + item] = adjacency[5 + item, user] = 1
+    degree = np.maximum(adjacency.sum(1), 1)
+    graph = adjacency / np.sqrt(degree[:, None] * degree[None, :])
+    first = model.nodes.weight.detach().double().numpy()
+    expected = (first + graph @ first + graph @ graph @ first) / 3
+    with torch.no_grad():
+        np.testing.assert_allclose(model.vectors().numpy(), expected, atol=1e-6)
+        assert model.vectors() is model.vectors()
+    items_N = torch.tensor([1, 5])
+    np.testing.assert_allclose(model.item_vectors(items_N).detach(), expected[[6, 10]], atol=1e-6)
+
+
+def test_dins_user_depends_on_the_item_that_is_asked_about() -> None:
+    torch.manual_seed(0)
+    model = MODELS["din"](sizes()).eval()
+    history_BL, one, other = torch.tensor([[0, 1, 2]]), torch.tensor([4]), torch.tensor([5])
+    assert not torch.allclose(model.user_vectors(one, history_BL, one), model.user_vectors(one, history_BL, other))
+
+
+def test_lrurec_out_of_its_file_is_the_retrievers_own(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    original = Original(LRURecConfig(items=ITEMS, width=16)).eval()
+    model = lrurec.LRURec(sizes())
+    model.load_state_dict(original.state_dict(), strict=False)
+    histories_BL = torch.from_numpy(orderly().histories_NL[:4]).long()
+    histories_BL[1, :3] = 0
+    nobody_B = torch.zeros(4, dtype=torch.long)
+    with torch.no_grad():
+        expected_BD = original.encode(histories_BL)[:, -1]
+        assert torch.allclose(model.user_vectors(nobody_B, histories_BL, nobody_B), expected_BD, atol=1e-5)
+        items_B = torch.tensor([1, 2, 3, 4])
+        logits_B = original.scores(expected_BD)[torch.arange(4), items_B]
+        assert torch.allclose(model.logits(nobody_B, histories_BL, items_B), logits_B, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_what_is_saved_loads_to_the_same_scores(name: str, tmp_path: Path) -> None:
+    pairs = tastes(0, 50)
+    model: Behaviour
+    if name in ("mf", "lightgcn", "sasrec", "din"):
+        model, _ = fit_pairs(name, sizes(), pairs, pairs, FitConfig(epochs=1), CPU)
+    else:
+        model = MODELS[name](sizes()).eval()
+    again = load(name, save(model, tmp_path), tmp_path)
+    np.testing.assert_array_equal(pair_logits(again, pairs), pair_logits(model, pairs))
+    assert torch.equal(again.known_items_V, model.known_items_V)
+
+
+def test_rows_that_training_never_saw_are_unknown() -> None:
+    seen = tastes(0)
+    known = seen.take(np.flatnonzero((seen.items_N <= 20) & (seen.users_N <= 30)))
+    for name, user_known in (("mf", False), ("sasrec", True)):
+        model, _ = fit_pairs(name, sizes(), known, known, FitConfig(epochs=1), CPU)
+        assert model.knows_items(torch.tensor([0, 1, 20, 21])).tolist() == [False, True, True, False]
+        histories_BL = torch.tensor([[0, 0, 3], [0, 0, 22]])
+        assert model.knows_users(torch.tensor([35, 35]), histories_BL).tolist() == [user_known, False]
