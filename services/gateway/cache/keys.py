@@ -1,0 +1,94 @@
+"""Cache keys: everything that an answer depends on, as one digest behind a readable prefix.
+
+A deploy that changes any of it finds an empty cache instead of the last version's answers.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from hashlib import blake2b
+from typing import Literal, TypeAlias, Union
+from urllib.parse import quote
+
+SCHEMA = "td1"
+"""Raised with the form of what lies under a key."""
+DIGEST_BYTES = 20
+
+Kind = Literal["ranking", "explained", "retrieval", "vector", "projected"]
+"""A whole ranking, one with its reasons, the candidates, RecLLM's user vector, CoLLM's projected embedding."""
+
+Part: TypeAlias = Union[int, str, bytes, "tuple[Part, ...]", None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retrieved:
+    """Stands for candidates that are not retrieved yet: the question that would bring them."""
+
+    retriever: str
+    index: str
+    categories: frozenset[str] = frozenset()
+    k: int
+
+    def question(self) -> Part:
+        return self.retriever, self.index, tuple(sorted(self.categories)), self.k
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """history and candidates: `digest` of the ids.  ranker, labels, template: what the artifact says of itself.
+    user_id: for rankers that know users, and for those alone: others share the answers of equal histories."""
+
+    tenant: str
+    kind: Kind
+    history: bytes
+    candidates: bytes | Retrieved | None = None
+    ranker: str = ""
+    labels: str = ""
+    template: str = ""
+    user_id: str | None = None
+
+
+def cache_key(parts: Parts) -> str:
+    """`td1:<tenant>:cache:<kind>:<digest>`; equal for equal parts in every process."""
+    candidates = parts.candidates
+    whole = (
+        parts.tenant,
+        parts.kind,
+        parts.history,
+        candidates.question() if isinstance(candidates, Retrieved) else candidates,
+        parts.ranker,
+        parts.labels,
+        parts.template,
+        parts.user_id,
+    )
+    return _prefix(parts.tenant, parts.kind) + blake2b(_encode(whole), digest_size=DIGEST_BYTES).hexdigest()
+
+
+def digest(ids: Sequence[str]) -> bytes:
+    """Of ids in their order. No loop in Python: a history has a thousand of them."""
+    lengths = struct.pack(f"<{len(ids) + 1}I", len(ids), *map(len, ids))
+    return blake2b(lengths + "".join(ids).encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
+
+
+@lru_cache(maxsize=4096)
+def _prefix(tenant: str, kind: str) -> str:
+    return f"{SCHEMA}:{quote(tenant, safe='', errors='surrogatepass')}:cache:{kind}:"
+
+
+def _encode(part: Part) -> bytes:
+    """Type, length, content: no two parts have one encoding, and none is the beginning of another."""
+    match part:
+        case None:
+            tag, body = b"n", b""
+        case int():
+            tag, body = b"i", b"%d" % part
+        case str():
+            tag, body = b"s", part.encode("utf-8", "surrogatepass")
+        case bytes():
+            tag, body = b"b", part
+        case tuple():
+            tag, body = b"t", b"".join(map(_encode, part))
+    return tag + len(body).to_bytes(8, "big") + body
