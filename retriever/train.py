@@ -6,8 +6,10 @@ same bits: weights, optimizer moments, random state, all as safetensors.
 
 from __future__ import annotations
 
+import copy
 import json
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -43,9 +45,10 @@ def train(data: Prepared, config: TrainConfig, out: Path, resume: bool = False) 
         raise BadInput("no user has two training items: nothing to learn from. Lower --min-user or add data.")
     model = LRURec(_model_config(data, config))
     optimizer = _optimizer(model, config)
+    average = Average(model, config.average)
     run = _Run(out.with_name(out.name + ".partial"), config, data.digest)
     if resume:
-        run.restore(model, optimizer)
+        run.restore(model, optimizer, average)
     began = time.monotonic() - run.seconds
     valid = _sample(list(cases(data, "valid")))
     if not valid:
@@ -61,10 +64,11 @@ def train(data: Prepared, config: TrainConfig, out: Path, resume: bool = False) 
                     continue  # done before the checkpoint
                 loss = _step(model, optimizer, batch_BL, config.clip)
                 run.step += 1
+                average.follow(run.step)
                 advance(1, f"loss {loss:.3f}  best Recall@10 {run.best:.4f}")
                 if run.step % config.validate_every == 0 or run.step == total:
                     run.seconds = time.monotonic() - began
-                    run.validated(model, optimizer, _recall_at_10(model, valid, config.window))
+                    run.validated(model, optimizer, average, _recall_at_10(average.model, valid, config.window))
                     if run.stale >= config.patience:
                         break
     model.load_state_dict(run.best_weights)
@@ -98,6 +102,22 @@ def loss_of(model: LRURec, batch_BL: Tensor) -> Tensor:
     return F.cross_entropy(logits_NV, targets_BL[real_BL])
 
 
+class Average:
+    """The exponential moving average of a model's weights, which generalises better than its last ones
+    (Polyak and Juditsky, 1992). Early on it looks back over a tenth of the steps only, so that it keeps up."""
+
+    def __init__(self, model: LRURec, decay: float) -> None:
+        self._source, self._decay = model, decay
+        self.model = copy.deepcopy(model) if decay else model
+
+    @torch.no_grad()
+    def follow(self, step: int) -> None:
+        if self._decay:
+            decay = min(self._decay, (1 + step) / (10 + step))
+            for kept, now in zip(self.model.parameters(), self._source.parameters(), strict=True):
+                kept.lerp_(now, 1 - decay)
+
+
 def _step(model: LRURec, optimizer: torch.optim.Optimizer, batch_BL: Tensor, clip: float) -> float:
     model.train()
     loss = loss_of(model, batch_BL)
@@ -128,17 +148,18 @@ class _Run:
         self.curve: list[tuple[int, float]] = []
         self.best_weights: dict[str, Tensor] = {}
 
-    def validated(self, model: LRURec, optimizer: torch.optim.Optimizer, recall: float) -> None:
+    def validated(self, model: LRURec, optimizer: torch.optim.Optimizer, average: Average, recall: float) -> None:
         self.curve.append((self.step, recall))
         if recall > self.best:
             self.best, self.best_step, self.stale = recall, self.step, 0
-            self.best_weights = {n: t.detach().clone() for n, t in model.state_dict().items()}
+            self.best_weights = {n: t.detach().clone() for n, t in average.model.state_dict().items()}
         else:
             self.stale += 1
-        self.save(model, optimizer)
+        self.save(model, optimizer, average)
 
-    def save(self, model: LRURec, optimizer: torch.optim.Optimizer) -> None:
+    def save(self, model: LRURec, optimizer: torch.optim.Optimizer, average: Average) -> None:
         tensors = {f"now.{n}": t for n, t in model.state_dict().items()}
+        tensors |= {f"average.{n}": t for n, t in average.model.state_dict().items()}
         tensors |= {f"best.{n}": t for n, t in self.best_weights.items()}
         for p, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{p}.{name}": t for name, t in moments.items()}
@@ -148,7 +169,7 @@ class _Run:
             save_file({n: t.contiguous().clone() for n, t in tensors.items()}, draft / "run.safetensors")
             write_text(draft / "run.json", json.dumps(facts | {"curve": self.curve}))
 
-    def restore(self, model: LRURec, optimizer: torch.optim.Optimizer) -> None:
+    def restore(self, model: LRURec, optimizer: torch.optim.Optimizer, average: Average) -> None:
         if not (self.folder / "run.json").is_file():
             raise BadInput(f"--resume: {self.folder} holds no checkpoint. Start without --resume.")
         facts = json.loads((self.folder / "run.json").read_text())
@@ -157,8 +178,9 @@ class _Run:
         for name in ("step", "best_step", "stale", "best", "seconds", "curve"):
             setattr(self, name, facts[name])
         tensors = load_file(self.folder / "run.safetensors")
-        model.load_state_dict({n[4:]: t for n, t in tensors.items() if n.startswith("now.")})
-        self.best_weights = {n[5:]: t for n, t in tensors.items() if n.startswith("best.")}
+        model.load_state_dict(_under("now.", tensors))
+        average.model.load_state_dict(_under("average.", tensors))
+        self.best_weights = _under("best.", tensors)
         state = optimizer.state_dict()
         for name, t in tensors.items():
             if name.startswith("adam."):
@@ -166,6 +188,10 @@ class _Run:
                 state["state"].setdefault(int(p), {})[moment] = t
         optimizer.load_state_dict(state)
         torch.set_rng_state(tensors["random"])
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 def _write(data: Prepared, config: TrainConfig, model: LRURec, run: _Run, out: Path) -> Manifest:

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 import retriever.train as training
 from retriever import retrieve
 from retriever.evaluate import ranks, retrieved
-from retriever.train import train
+from retriever.lrurec import LRURec, LRURecConfig
+from retriever.train import Average, train
 from shared.artifact import MANIFEST, Manifest
 from shared.data.prepared import Prepared
 from shared.data.split import cases
@@ -150,3 +152,23 @@ def test_histories_too_short_to_learn_from_are_refused_in_words(tmp_path: Path, 
     data = prepared([list(range(1, length + 1))] * 5, catalog(10))
     with pytest.raises(BadInput, match="--min-user"):
         train(data, CONFIG, tmp_path / "out")
+
+
+def test_the_average_is_the_weighted_mean_of_all_steps() -> None:
+    model = LRURec(LRURecConfig(items=5, width=4, state=4, blocks=1))
+    average = Average(model, decay=0.6)
+    expected, seen = model.bias_V.detach().double().clone(), []
+    for step in range(1, 8):
+        with torch.no_grad():
+            model.bias_V.copy_(torch.randn(6, generator=torch.Generator().manual_seed(step)))
+        seen.append(model.bias_V.detach().double().clone())
+        average.follow(step)
+        decay = min(0.6, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * seen[-1]
+    torch.testing.assert_close(average.model.bias_V.double(), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(model.bias_V.double(), seen[-1])
+
+
+def test_without_decay_the_weights_themselves_are_kept() -> None:
+    model = LRURec(LRURecConfig(items=5, width=4, state=4, blocks=1))
+    assert Average(model, decay=0.0).model is model
