@@ -8,12 +8,15 @@ from contextlib import AbstractAsyncContextManager
 from fastapi import APIRouter, FastAPI
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from services.http import health, problems
+from services.http import docs, health, problems
 from services.http.admission import Admission
 from services.http.body import BodyLimit
 from services.http.departure import Departure
+from services.http.door import Door, Known, everybody
 from services.http.observe import Observe
+from services.http.rates import Rates
 from services.http.settings import HttpSettings
+from services.http.signature import SignedBody
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
@@ -26,18 +29,29 @@ def application(
     registry: CollectorRegistry,
     lifespan: Lifespan,
     description: str = "",
+    known: Known = everybody,
+    rates: Rates | None = None,
 ) -> FastAPI:
     """Every route also stands under /v1, except the health ones."""
-    app = FastAPI(title=title, description=description, version="1", lifespan=lifespan, redoc_url=None)
+    app = FastAPI(title=title, description=description, version="1", lifespan=lifespan, openapi_url=None)
     problems.install(app)
     ProcessCollector(registry=registry)
-    app.include_router(health.routes(ready, registry))
     for router in routers:
         app.include_router(router, responses=problems.DOCUMENTED)
         app.include_router(router, prefix="/v1", responses=problems.DOCUMENTED)
+    app.include_router(health.routes(ready, registry))
+    app.include_router(docs.routes(app))
+    token = settings.metrics_token.get_secret_value() if settings.metrics_token else None
     # The last one added is the outermost.
+    app.add_middleware(SignedBody)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_seconds=settings.max_body_seconds)
     app.add_middleware(Departure)
-    app.add_middleware(Admission, max_concurrency=settings.max_concurrency)
+    app.add_middleware(
+        Admission,
+        max_concurrency=settings.max_concurrency,
+        max_waiting=settings.max_waiting,
+        max_wait_ms=settings.max_wait_ms,
+    )
+    app.add_middleware(Door, known=known, rates=rates or Rates(), metrics_token=token)
     app.add_middleware(Observe, registry=registry)
     return app

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,37 +22,72 @@ class BodyLimit:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        announced = _content_length(scope)
-        until = asyncio.get_running_loop().time() + self.max_seconds
-        seen = 0
-        complete = False
+            return await self.app(scope, receive, send)
+        bounded = _Bounded(receive, _announced(scope), self.max_bytes, self.max_seconds)
+        try:
+            await self.app(scope, bounded, send)
+        finally:
+            bounded.stop()
 
-        async def bounded() -> Message:
-            nonlocal seen, complete
-            if announced > self.max_bytes:
-                raise self._too_large()
-            if complete:
-                return await receive()
+
+class _Bounded:
+    """One timer for the whole body: asyncio.timeout around each message costs twice as much."""
+
+    __slots__ = ("_late", "_left", "_max_bytes", "_reader", "_receive", "_seconds", "_timer", "complete")
+
+    def __init__(self, receive: Receive, announced: int, max_bytes: int, seconds: float) -> None:
+        self._receive = receive
+        self._max_bytes = max_bytes
+        self._left = max_bytes if announced <= max_bytes else -1
+        self._seconds = seconds
+        self._reader: asyncio.Task[Any] | None = None
+        self._late = False
+        self._timer: asyncio.TimerHandle | None = None
+        self.complete = False
+
+    async def __call__(self) -> Message:
+        if self.complete:
+            return await self._receive()
+        if self._left < 0:
+            raise self._too_large()
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(self._seconds, self._expire)
+        message = await self._in_time()
+        self._left -= len(message.get("body", b""))
+        if self._left < 0:
+            raise self._too_large()
+        if not message.get("more_body", False):
+            self.complete = True
+            self.stop()
+        return message
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    async def _in_time(self) -> Message:
+        if not self._late:
+            self._reader = asyncio.current_task()
             try:
-                async with asyncio.timeout_at(until):
-                    message = await receive()
-            except TimeoutError:
-                raise HTTPException(408, f"The body took more than {self.max_seconds:g} s", CLOSE) from None
-            complete = not message.get("more_body", False)
-            seen += len(message.get("body", b""))
-            if seen > self.max_bytes:
-                raise self._too_large()
-            return message
+                return await self._receive()
+            except asyncio.CancelledError:
+                if not self._late or self._reader is None:
+                    raise
+                self._reader.uncancel()
+            finally:
+                self._reader = None
+        raise HTTPException(408, f"The body took more than {self._seconds:g} s", CLOSE)
 
-        await self.app(scope, bounded, send)
+    def _expire(self) -> None:
+        self._late = True
+        if self._reader is not None:
+            self._reader.cancel()
 
     def _too_large(self) -> HTTPException:
-        return HTTPException(413, f"The body has more than {self.max_bytes} bytes", CLOSE)
+        return HTTPException(413, f"The body has more than {self._max_bytes} bytes", CLOSE)
 
 
-def _content_length(scope: Scope) -> int:
+def _announced(scope: Scope) -> int:
     for name, value in scope["headers"]:
         if name == b"content-length":
             return int(value) if value.isdigit() and len(value) < 19 else 1 << 62

@@ -23,6 +23,8 @@ class Caller:
     tenant: str
     key_id: str
     scopes: frozenset[Scope]
+    rate: str | None = None
+    """As in `100/second`; None for no bound."""
 
 
 EVERYBODY = Caller("default", "none", SCOPES)

@@ -8,15 +8,23 @@ from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.responses import Response
 
+from services.http.caller import needs
 from services.http.problems import DOCUMENTED
+from services.http.routes import Router
 from shared.errors import Unavailable
+
+METRICS = "/metrics"
+PROBES = frozenset({"/livez", "/readyz"})
+"""Open to everybody, whatever keys are set."""
+ALWAYS = PROBES | {METRICS}
+"""Never refused for overload: a busy process must still say that it lives, and how busy it is."""
 
 Ready = Callable[[], str | None]
 """Why the process can't work yet, or None when it can."""
 
 
 def routes(ready: Ready, registry: CollectorRegistry) -> APIRouter:
-    router = APIRouter(tags=["health"])
+    router = Router(tags=["health"])
 
     @router.get("/livez", summary="The process turns")
     async def livez() -> dict[str, str]:
@@ -28,7 +36,7 @@ def routes(ready: Ready, registry: CollectorRegistry) -> APIRouter:
             raise Unavailable(reason)
         return {"status": "ready"}
 
-    @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+    @router.get(METRICS, summary="Prometheus metrics", response_class=Response, dependencies=[needs("admin")])
     async def metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
