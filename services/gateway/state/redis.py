@@ -100,20 +100,23 @@ class RedisState:
         return APPEND.call(keys.of_owner(tenant, who), *arguments)
 
     async def erase(self, tenant: str, user_id: str) -> int:
-        """With the sessions that the user's events named. Two round trips: the first one finds those sessions."""
+        """With the sessions that the user's events named. Two round trips: the first one finds those sessions, and
+        leaves the tombstone or is refused, before anything goes."""
         user = keys.of_owner(tenant, Who("user", user_id))
-        find: list[Command] = [("ZRANGE", user.events, -1, -1, "WITHSCORES"), ("ZRANGE", user.sessions, 0, -1)]
-        last, sessions = _none_refused(await self._connections.ask(find, WRITE_PATIENCE))
+        tombstone = (keys.erased(tenant), self._tombstones.name(tenant, user_id))
+        find: list[Command] = [
+            ("HINCRBY", *tombstone, 0),
+            ("ZRANGE", user.events, -1, -1, "WITHSCORES"),
+            ("ZRANGE", user.sessions, 0, -1),
+        ]
+        _, last, sessions = _none_refused(await self._connections.ask(find, WRITE_PATIENCE))
         with _understood():
             version = int(last[1]) if last else 0
             gone = [keys.of_owner(tenant, Who("session", session.decode())) for session in sessions]
-        commands: list[Command] = [
-            ("HINCRBY", keys.erased(tenant), self._tombstones.name(tenant, user_id), version),
-            *(("UNLINK", *session) for session in gone),
-            ("UNLINK", *user),
-        ]
-        replies = _none_refused(await self._connections.ask(commands, WRITE_PATIENCE))
-        return sum(replies[1:])
+        forget: list[Command] = [("HINCRBY", *tombstone, version), ("UNLINK", *user)]
+        forget += [("UNLINK", *session) for session in gone]
+        _, *counts = _none_refused(await self._connections.ask(forget, WRITE_PATIENCE))
+        return sum(counts)
 
     async def set_item(self, tenant: str, item_id: str, state: ItemState) -> int:
         value = "" if state == DEFAULT else dumped(state)
