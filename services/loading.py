@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -79,5 +81,11 @@ def card(manifest: Manifest) -> ModelCard:
         name=f"{method}@{manifest.version}",
         method=method,
         catalog=manifest.catalog_fingerprint[:12],
+        labels=_digest(manifest.extra.get("labels")),
+        template=_digest(manifest.config.get("template")),
         metrics=simple,
     )
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:12] if value is not None else ""

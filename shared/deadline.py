@@ -36,5 +36,9 @@ class Deadline:
         """The deadline for a part of the work, which leaves `ms` for what comes after it."""
         return Deadline(self.at - ms / 1000)
 
+    def at_most_ms(self, ms: float) -> Deadline:
+        """The deadline for a part that gets `ms` and no more."""
+        return Deadline(min(self.at, time.monotonic() + ms / 1000))
+
     def header(self) -> dict[str, str]:
         return {HEADER: f"{self.remaining_ms():.0f}"}

@@ -259,6 +259,8 @@ class RerankAnswer(_Answer):
     model: str
     results: list[RerankResult]
     usage: Usage = Usage()
+    degraded: bool = False
+    degradation: list[Degradation] = Field(default_factory=list)
 
 
 # The gateway: POST /events, /users, /items
@@ -444,9 +446,13 @@ class HistoryAnswer(_Answer):
 
 
 class ModelCard(_Answer):
+    """labels and template: digests of what a prompt's answer and frame are, where the method has them."""
+
     name: str
     method: str
     catalog: str
+    labels: str = ""
+    template: str = ""
     metrics: dict[str, float | int | str | None] = Field(default_factory=dict)
 
 

@@ -57,7 +57,6 @@ class FakeRetriever:
         found = [item for item in walk if item not in banned][:k]
         return [Candidate(item, float(self._items - place)) for place, item in enumerate(found)]
 
-
     def score(self, histories: Sequence[History], items: Sequence[Sequence[int]]) -> list[list[Candidate]]:
         found = self.retrieve(histories, self._items)
         return [[c for c in one if c.item in set(given)] for one, given in zip(found, items, strict=True)]
@@ -123,6 +122,9 @@ def ranking_service(
     return service
 
 
+LLAMAREC = ModelCard(name="llamarec@0000bbbb", method="llamarec", catalog="c")
+
+
 class BrokenRetrieval:
     """Answers a popularity list while `popular_works`, and fails everything else with `error`."""
 
@@ -159,10 +161,24 @@ class AnsweringRetrieval(BrokenRetrieval):
     ) -> None:
         super().__init__(Unavailable("never"))
         self._distort, self._seconds = distort, seconds
+        self.asked = 0
 
     async def retrieve(self, request: RetrieveRequest, deadline: Deadline) -> RetrieveAnswer:
+        self.asked += 1
         await asyncio.sleep(self._seconds)
         return self._distort(await self._whole.retrieve(request, deadline))
+
+    async def score(self, request: ScoreRequest, deadline: Deadline) -> RetrieveAnswer:
+        return await self._whole.score(request, deadline)
+
+    async def resolve(self, request: ResolveRequest, deadline: Deadline) -> ResolveAnswer:
+        return await self._whole.resolve(request, deadline)
+
+    async def item(self, item_id: str, deadline: Deadline) -> ItemAnswer:
+        return await self._whole.item(item_id, deadline)
+
+    async def models(self, deadline: Deadline) -> ModelList:
+        return await self._whole.models(deadline)
 
 
 class BrokenRanking:
@@ -208,4 +224,4 @@ class AnsweringRanking:
         )
 
     async def models(self, deadline: Deadline) -> ModelList:
-        return ModelList(models=[], default="llamarec")
+        return ModelList(models=[LLAMAREC], default="llamarec")

@@ -1,50 +1,83 @@
-"""What Prometheus hears about the answers themselves, beside the HTTP counts."""
+"""What Prometheus hears about the answers themselves, beside the HTTP counts. docs/metrics.md explains each."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
+from services.gateway.recommend import Answered
 from services.http.logs import hashed
-from shared.wire import RecommendAnswer, RecommendRequest
+from shared.wire import Rung
 
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+NATS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0)
 
 log = structlog.get_logger()
 
 
 class Answers:
-    """An observer of the use case: counts and one log line, with the user as a hash."""
+    """An observer of the use cases: counts, and one log line an answer with the user as a hash."""
 
     def __init__(self, registry: CollectorRegistry, log_salt: str) -> None:
         self._salt = log_salt
-        self.answers = Counter(
-            "tandem_recommendations", "Answers, by what ordered their first item.", ("source",), registry=registry
-        )
-        self.degraded = Counter("tandem_degradations", "Degraded answers, by reason.", ("reason",), registry=registry)
-        self.stages = Histogram(
-            "tandem_stage_seconds",
-            "Time of one answer in each stage.",
-            ("stage",),
-            buckets=BUCKETS_S,
-            registry=registry,
-        )
 
-    def __call__(self, request: RecommendRequest, answer: RecommendAnswer) -> None:
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"tandem_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
+            return Histogram(f"tandem_{name}", text, labels, buckets=buckets, registry=registry)
+
+        self.answers = counter(
+            "recommendations", "Answers, by rung and by what ordered their first item.", "rung", "source"
+        )
+        self.degraded = counter("degradations", "Degraded answers, by reason.", "reason")
+        self.stages = histogram("stage_seconds", "Time of one answer in each stage.", BUCKETS_S, "stage")
+        self.budget = histogram("budget_used_ratio", "Share of its budget that an answer took.", SHARES)
+        self.mass = histogram("label_mass", "Probability that the model put on the labels.", SHARES, "ranker")
+        self.entropy = histogram("label_entropy_nats", "Entropy of the labels.", NATS, "ranker")
+        self.cache = counter("cache", "What the cache did for a request, or a store for the cache.", "outcome")
+        self.shown = counter("recommended_items", "Items in answers, by ranker and rung.", "ranker", "rung")
+        self.clicks = counter(
+            "recommended_items_taken", "Of these, taken: events with the answer's id.", "ranker", "rung"
+        )
+        self.lost = counter("records_lost", "Answers that could not be written down: events cannot be joined to them.")
+
+    def __call__(self, answered: Answered) -> None:
+        answer, ranked = answered.answer, answered.made.ranked
         source = answer.items[0].source if answer.items else "none"
-        self.answers.labels(source).inc()
+        self.answers.labels(answer.rung, source).inc()
+        self.shown.labels(source, answer.rung).inc(len(answer.items))
         for reason in answer.degradation:
             self.degraded.labels(reason).inc()
         timing = answer.timing_ms
-        for stage in ("retrieval", "queue", "rank"):
+        self.budget.observe(timing.total / answered.budget_ms if answered.budget_ms else 1.0)
+        for stage in ("cache", "retrieval", "queue", "rank"):
             if ms := getattr(timing, stage):
                 self.stages.labels(stage).observe(ms / 1000)
+        if ranked and answer.cache == "miss":
+            self.mass.labels(ranked.ranker).observe(ranked.label_mass)
+            self.entropy.labels(ranked.ranker).observe(ranked.entropy)
         log.info(
             "recommended",
             recommendation_id=answer.recommendation_id,
-            user=hashed(request.user_id, self._salt),
+            user=hashed(answered.user_id, self._salt),
             items=len(answer.items),
             source=source,
+            rung=answer.rung,
+            cache=answer.cache,
             degradation=answer.degradation,
-            timing_ms=timing.model_dump(),
+            ms=timing.total,
         )
+
+    def cached(self, outcome: str) -> None:
+        self.cache.labels(outcome).inc()
+
+    def clicked(self, clicks: Sequence[tuple[str, Rung]]) -> None:
+        for ranker, rung in clicks:
+            self.clicks.labels(ranker, rung).inc()
+
+    def record_lost(self) -> None:
+        self.lost.inc()

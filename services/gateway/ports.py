@@ -75,9 +75,9 @@ class Who:
 class Stored:
     """What the events of one user or session left, read at one moment.
 
-    items: the history, oldest first, at most MAX_HISTORY.  seen: what else must not come again (dismissed, or fallen out
-    of the history).  version: counts the events ever written; 0 for nobody.  erased: a data folder's history of this
-    user must not be used either.
+    items: the history, oldest first, at most MAX_HISTORY.  seen: what else must not come again (dismissed, or fallen
+    out of the history).  version: counts the events ever written; 0 for nobody.  erased: a data folder's history of
+    this user must not be used either.
     """
 
     items: tuple[str, ...] = ()

@@ -13,7 +13,17 @@ from services.http.observe import HEADER as REQUEST_ID
 from services.http.problems import error_of
 from shared.deadline import Deadline
 from shared.errors import BadAnswer, DeadlineExceeded, Overloaded, TandemError, Unavailable
-from shared.wire import ItemAnswer, ModelList, RankAnswer, RankRequest, RetrieveAnswer, RetrieveRequest
+from shared.wire import (
+    ItemAnswer,
+    ModelList,
+    RankAnswer,
+    RankRequest,
+    ResolveAnswer,
+    ResolveRequest,
+    RetrieveAnswer,
+    RetrieveRequest,
+    ScoreRequest,
+)
 
 Answer = TypeVar("Answer", bound=BaseModel)
 KEEPALIVE_S = 4.0
@@ -83,6 +93,12 @@ class RemoteRetrieval(Remote):
 
     async def retrieve(self, request: RetrieveRequest, deadline: Deadline) -> RetrieveAnswer:
         return await self._call("POST", "/retrieve", request, RetrieveAnswer, deadline)
+
+    async def score(self, request: ScoreRequest, deadline: Deadline) -> RetrieveAnswer:
+        return await self._call("POST", "/score", request, RetrieveAnswer, deadline)
+
+    async def resolve(self, request: ResolveRequest, deadline: Deadline) -> ResolveAnswer:
+        return await self._call("POST", "/resolve", request, ResolveAnswer, deadline)
 
     async def popular(self, k: int, deadline: Deadline) -> RetrieveAnswer:
         return await self._call("GET", f"/popular?k={k}", None, RetrieveAnswer, deadline)

@@ -17,8 +17,9 @@ SCHEMA = "td1"
 """Raised with the form of what lies under a key."""
 DIGEST_BYTES = 20
 
-Kind = Literal["ranking", "explained", "retrieval", "vector", "projected"]
-"""A whole ranking, one with its reasons, the candidates, RecLLM's user vector, CoLLM's projected embedding."""
+Kind = Literal["ranking", "explained", "retrieval", "last", "vector", "projected"]
+"""A whole ranking, one with its reasons, the candidates, a user's latest ranking whatever the history was then, RecLLM's
+user vector, CoLLM's projected embedding."""
 
 Part: TypeAlias = Union[int, str, bytes, "tuple[Part, ...]", None]
 
@@ -39,7 +40,8 @@ class Retrieved:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """history and candidates: `digest` of the ids.  ranker, labels, template: what the artifact says of itself.
-    user_id: for rankers that know users, and for those alone: others share the answers of equal histories."""
+    user_id: for rankers that know users, and for those alone: others share the answers of equal histories.
+    carries: what stands beside each item."""
 
     tenant: str
     kind: Kind
@@ -49,6 +51,7 @@ class Parts:
     labels: str = ""
     template: str = ""
     user_id: str | None = None
+    carries: tuple[Literal["metadata", "vectors"], ...] = ()
 
 
 def cache_key(parts: Parts) -> str:
@@ -63,6 +66,7 @@ def cache_key(parts: Parts) -> str:
         parts.labels,
         parts.template,
         parts.user_id,
+        parts.carries,
     )
     return _prefix(parts.tenant, parts.kind) + blake2b(_encode(whole), digest_size=DIGEST_BYTES).hexdigest()
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from services.gateway.popular import Popular
+from services.gateway.policy import Policy
 from services.gateway.ports import RankingPort, RetrievalPort
-from services.gateway.recommend import Policy, Recommender
 from shared.catalog import Catalog, Item
 from shared.errors import (
     BadAnswer,
@@ -23,6 +22,7 @@ from shared.errors import (
 )
 from shared.wire import RankAnswer, RankedItem, RecommendAnswer, RecommendRequest, RetrieveAnswer
 from tests import fakes
+from tests.services.gateway.parts import Parts
 
 pytestmark = pytest.mark.anyio
 
@@ -34,14 +34,10 @@ async def answer(
     timeout_ms: float = 1000,
     **request: Any,
 ) -> RecommendAnswer:
-    items = fakes.catalog()
-    retrieval = retrieval or fakes.retrieval_service(items)
-    ranking = ranking or fakes.AnsweringRanking()
-    popular = Popular(retrieval)
-    await popular.refresh()
-    recommender = Recommender(fakes.histories(), retrieval, ranking, popular, policy or Policy())
+    given = {"retrieval": retrieval, "ranking": ranking, "policy": policy}
+    parts = await Parts(**{name: part for name, part in given.items() if part}).started()
     asked = RecommendRequest(**({"user_id": "u1"} | request))
-    return await recommender.recommend(asked, recommender.policy.deadline(timeout_ms))
+    return await parts.recommender.recommend(asked, parts.policy.deadline(timeout_ms))
 
 
 def ids(found: RecommendAnswer) -> list[str]:
@@ -88,6 +84,10 @@ async def test_a_history_in_the_request_overrides_the_stored_one() -> None:
     assert ids(await answer(history=["i30"], ranker="retrieval", limit=1)) == ["i31"]
 
 
+async def test_what_the_user_has_stays_away_also_with_a_history_in_the_request() -> None:
+    assert ids(await answer(history=[], limit=3)) == ["i1", "i2", "i4"]
+
+
 async def test_a_session_needs_no_user() -> None:
     found = await answer(user_id=None, history=["i30"])
     assert not found.degraded
@@ -116,7 +116,7 @@ async def test_metadata_comes_only_when_asked_for() -> None:
 
 async def test_unknown_ids_are_named() -> None:
     found = await answer(history=["i5", "nope"], exclude_item_ids=["neither"])
-    assert found.missing_ids == ["nope", "neither"]
+    assert found.missing_ids == ["nope"]
     assert not found.degraded
 
 
@@ -133,7 +133,10 @@ async def test_the_default_ranker_is_the_policys() -> None:
     assert ranking.requests[0].ranker == "collm"
 
 
-@pytest.mark.parametrize("who", [{"user_id": "nobody"}, {"user_id": "empty"}, {"history": []}, {"history": ["nope"]}])
+SESSION = {"user_id": None, "history": []}
+
+
+@pytest.mark.parametrize("who", [{"user_id": "nobody"}, {"user_id": "empty"}, SESSION, SESSION | {"history": ["nope"]}])
 async def test_a_cold_user_gets_what_is_popular_and_is_told(who: dict[str, Any]) -> None:
     found = await answer(**who, limit=3)
     assert ids(found) == ["i1", "i2", "i3"]
@@ -258,12 +261,10 @@ async def test_a_retrieval_that_repeats_what_the_user_has_is_corrected() -> None
 async def test_a_long_stored_history_is_excluded_as_a_whole() -> None:
     items = fakes.catalog(3000)
     users = fakes.FakeHistories(reader=[f"i{n}" for n in range(1, 2501)])
-    retrieval = fakes.retrieval_service(items)
     ranking = fakes.AnsweringRanking()
-    recommender = Recommender(users, retrieval, ranking, Popular(retrieval), Policy())
-    found = await recommender.recommend(
-        RecommendRequest(user_id="reader", limit=1000, timeout_ms=5000), recommender.policy.deadline(5000)
-    )
+    parts = Parts(fakes.retrieval_service(items), ranking, histories=users)
+    asked = RecommendRequest(user_id="reader", limit=1000)
+    found = await parts.recommender.recommend(asked, parts.policy.deadline(5000))
     assert set(ids(found)) == {f"i{n}" for n in range(2501, 3001)}
     assert ranking.requests[0].history[0] == "i1501"
 
@@ -271,9 +272,8 @@ async def test_a_long_stored_history_is_excluded_as_a_whole() -> None:
 async def test_an_odd_id_in_a_stored_history_is_no_error() -> None:
     items = Catalog((*fakes.catalog().items, Item("x" * 500, "Long"), Item("new\nline", "Broken")))
     users = fakes.FakeHistories(odd=["x" * 500, "new\nline"])
-    retrieval = fakes.retrieval_service(items)
-    recommender = Recommender(users, retrieval, fakes.ranking_service(items), Popular(retrieval), Policy())
-    found = await recommender.recommend(RecommendRequest(user_id="odd"), recommender.policy.deadline())
+    parts = Parts(fakes.retrieval_service(items), fakes.ranking_service(items), histories=users)
+    found = await parts.recommender.recommend(RecommendRequest(user_id="odd"), parts.policy.deadline())
     assert (len(found.items), found.degraded, found.missing_ids) == (10, False, [])
 
 

@@ -1,0 +1,333 @@
+"""From a history to a ranked list, down the ladder: fresh cache, language model, retriever's order, stale cache,
+popularity, the gateway's own list. Each rung that is left says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import ValidationError
+
+from services.gateway.cache.flight import DEGRADED_FRESH_S, DEGRADED_STALE_S, Flights, Made
+from services.gateway.cache.keys import Parts, Retrieved, cache_key, digest
+from services.gateway.course import Course, within
+from services.gateway.loaded import Loaded
+from services.gateway.people import Person
+from services.gateway.policy import Policy
+from services.gateway.popular import Popular
+from services.gateway.ports import CacheStore, RankingPort, RetrievalPort
+from services.gateway.ranked import RankedList
+from shared.deadline import Deadline
+from shared.errors import BadAnswer, DeadlineExceeded, Overloaded, TandemError, Unavailable, UnknownRanker
+from shared.wire import (
+    MAX_HISTORY,
+    MAX_SEEN,
+    RERANKED,
+    Degradation,
+    ModelCard,
+    RankAnswer,
+    RankerName,
+    RankRequest,
+    RetrieveAnswer,
+    RetrievedItem,
+    RetrieveRequest,
+    Rung,
+    ScoreRequest,
+)
+
+LANDING_MS = 2.0
+"""Between the end of a flight's work and the end of its request's patience, to get from one task to the other."""
+LINGER_S = 0.1
+"""What was retrieved stays at hand a little longer than the flight: both may end in the same turn of the loop."""
+KNOWS_USERS = frozenset({"recllm", "collm", "tallrec"})
+"""Rankers whose answer depends on who asks, beside the history."""
+SYSTEM = frozenset({"ranker_unavailable", "ranker_overloaded", "cold_user"})
+"""What any other request would meet as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked of both stages: everything that a cache key must tell apart, but the models."""
+
+    person: Person
+    ranker: RankerName | None
+    k: int
+    categories: tuple[str, ...] = ()
+    metadata: bool = False
+    vectors: bool = False
+    explain: bool = False
+    given: tuple[str, ...] = ()
+    """The caller's own candidates, distinct; retrieval finds them where there are none."""
+
+
+class Ladder:
+    def __init__(
+        self,
+        retrieval: RetrievalPort,
+        ranking: RankingPort,
+        popular: Popular,
+        loaded: Loaded,
+        cache: CacheStore,
+        flights: Flights,
+        policy: Policy,
+    ) -> None:
+        self._retrieval = retrieval
+        self._ranking = ranking
+        self._popular = popular
+        self._loaded = loaded
+        self._cache = cache
+        self._flights = flights
+        self._policy = policy
+        self._found: dict[str, RetrieveAnswer] = {}
+        """Of the flights whose ranker is at work."""
+
+    async def descend(self, course: Course, question: Question) -> tuple[RankedList, bool]:
+        """And whether the ranker's order is to be trusted. Raises UnknownRanker; Unavailable or DeadlineExceeded where
+        no rung holds, or where one failed and the request allows no degraded answer."""
+        made = await self._descend(course, question)
+        confident = made.ranked is None or self._policy.confident(made.ranked)
+        if not confident:
+            course.degradation.append("low_confidence")
+        return made, confident
+
+    async def _descend(self, course: Course, question: Question) -> RankedList:
+        key = self._key(course.tenant, question)
+        try:
+            made = await (self._through(course, question, key) if key else self._make(course.deadline, question))
+        except (Unavailable, DeadlineExceeded) as error:
+            course.degrade("retrieval_unavailable", error)
+            return await self._below(course, question, error)
+        for reason, detail in made.degradation:
+            if reason == "cold_user":
+                course.degradation.append(reason)
+            else:
+                late = reason == "ranker_timeout"
+                course.degrade(reason, DeadlineExceeded(detail) if late else Unavailable(detail))
+        return made
+
+    async def _through(self, course: Course, question: Question, key: str) -> RankedList:
+        """From the cache, from a flight that is under way, or made now."""
+        began = time.perf_counter()
+        answered, spent = False, 0.0
+
+        async def make() -> Made:
+            nonlocal spent
+            started = time.perf_counter()
+            # A stale entry is renewed after its request was answered: then the request's own budget is no bound.
+            deadline = self._policy.deadline() if answered else course.deadline.less_ms(LANDING_MS)
+            try:
+                made = await self._make(deadline, question, key)
+            finally:
+                asyncio.get_running_loop().call_later(LINGER_S, self._found.pop, key, None)
+            spent = time.perf_counter() - started
+            return self._kept(course.tenant, question, made)
+
+        try:
+            outcome = await self._flights.through(key, make, course.deadline, revalidate=True)
+        except DeadlineExceeded as error:
+            if (found := self._found.get(key)) is None:
+                raise
+            return self._listed(question, found, None, [("ranker_timeout", str(error))])
+        answered = True
+        course.cache = outcome.cache
+        course.cache_ms = (time.perf_counter() - began - spent) * 1000
+        made = _read(outcome.value)
+        if made is None:
+            await self._cache.delete([key])
+            return await self._make(course.deadline, question)
+        if outcome.shared and self._could_do_better(course, question, made):
+            return await self._make(course.deadline, question)
+        return made.model_copy(update={"rung": "cache"}) if made.ranked and outcome.cache != "miss" else made
+
+    def _kept(self, tenant: str, question: Question, made: RankedList) -> Made:
+        value, policy = made.encoded(), self._policy
+        if made.lasting:
+            last = self._last_key(tenant, question)
+            return Made(value, policy.cache_fresh_s, policy.cache_stale_s, also=last)
+        # What one request's own haste degraded says nothing to the next one.
+        ours = all(reason in SYSTEM for reason, _ in made.degradation)
+        return Made(value, DEGRADED_FRESH_S, DEGRADED_STALE_S, store=ours)
+
+    def _could_do_better(self, course: Course, question: Question, made: RankedList) -> bool:
+        """The flight that was joined had less time than this request has left."""
+        late = any(reason == "ranker_timeout" for reason, _ in made.degradation)
+        return late and self._loaded.of(question.ranker or "").fits(course.deadline.remaining_ms())
+
+    async def _make(self, deadline: Deadline, question: Question, key: str | None = None) -> RankedList:
+        """Raises what retrieval raises; a ranker that fails degrades. With a `key` what was retrieved is at hand for
+        those who cannot wait for the ranker."""
+        began = time.perf_counter()
+        found = await self._retrieve(deadline, question)
+        found = found.model_copy(update={"elapsed_ms": round((time.perf_counter() - began) * 1000, 3)})
+        if key:
+            self._found[key] = found
+        if question.ranker == "retrieval" or found.source == "popularity" or not found.items:
+            return self._listed(question, found, None, [])
+        try:
+            ranked = await self._rank(deadline, question, found)
+        except UnknownRanker:
+            raise
+        except DeadlineExceeded as error:
+            return self._listed(question, found, None, [("ranker_timeout", str(error))])
+        except Overloaded as error:
+            return self._listed(question, found, None, [("ranker_overloaded", str(error))])
+        except TandemError as error:
+            return self._listed(question, found, None, [("ranker_unavailable", str(error))])
+        return self._listed(question, found, ranked, [])
+
+    @staticmethod
+    def _listed(
+        question: Question,
+        found: RetrieveAnswer,
+        ranked: RankAnswer | None,
+        degradation: list[tuple[Degradation, str]],
+    ) -> RankedList:
+        cold = found.source == "popularity"
+        return RankedList(
+            found=found,
+            ranked=ranked,
+            rung="ranker" if ranked else "popularity" if cold else "retrieval",
+            asked=question.k,
+            degradation=[*degradation, ("cold_user", "")] if cold else degradation,
+        )
+
+    async def _retrieve(self, deadline: Deadline, question: Question) -> RetrieveAnswer:
+        person = question.person
+        if question.given:
+            given = ScoreRequest(
+                user_id=person.user_id,
+                history=list(person.history[-MAX_HISTORY:]),
+                item_ids=list(question.given),
+                metadata=question.metadata,
+            )
+            return await within(deadline, self._retrieval.score(given, deadline))
+        asked = RetrieveRequest(
+            user_id=person.user_id,
+            history=list(person.history[-MAX_HISTORY:]),
+            k=question.k,
+            exclude_item_ids=[*sorted(person.seen)[:MAX_SEEN], *person.history[:-MAX_HISTORY][-MAX_SEEN:]][:MAX_SEEN],
+            categories=list(question.categories),
+            metadata=question.metadata,
+            vectors=question.vectors,
+        )
+        found = await within(deadline, self._retrieval.retrieve(asked, deadline))
+        return found.model_copy(update={"items": list({item.item_id: item for item in found.items}.values())})
+
+    async def _rank(self, deadline: Deadline, question: Question, found: RetrieveAnswer) -> RankAnswer:
+        """Raises DeadlineExceeded at once where the ranker's usual time is more than what is left."""
+        person, first = question.person, found.items[:RERANKED]
+        name = question.ranker or self._loaded.default
+        latency = self._loaded.of(f"{name} explained" if question.explain else str(name))
+        if not latency.fits(deadline.remaining_ms()):
+            left = f"{deadline.remaining_ms():.0f} ms are left, {name} usually takes {latency.p95_ms():.0f} ms"
+            raise DeadlineExceeded(left)
+        asked = RankRequest(
+            user_id=person.user_id,
+            history=list(person.history[-MAX_HISTORY:]),
+            ranker=name,
+            candidates=[item.model_copy(update={"metadata": None, "vector": None}) for item in first],
+            catalog=found.catalog,
+            explain=question.explain,
+        )
+        began = time.perf_counter()
+        answer = await within(deadline, self._ranking.rank(asked, deadline))
+        latency.add((time.perf_counter() - began) * 1000)
+        _require_permutation(answer, first)
+        return answer
+
+    async def _below(self, course: Course, question: Question, error: TandemError) -> RankedList:
+        """Retrieval does not answer: this user's last ranking, else what everybody likes."""
+        if question.given:
+            return _as_given(question)
+        if last := self._last_key(course.tenant, question):
+            kept = await self._cache.get(last)
+            made = _read(kept.value) if kept else None
+            if made:
+                course.degradation.append("stale_cache")
+                course.cache = "stale"
+                return made.model_copy(update={"rung": "stale"})
+        list_ = self._popular.latest or self._popular.static
+        if list_ is None:
+            raise Unavailable("retrieval does not answer, and this gateway has no popularity list yet") from error
+        rung: Rung = "popularity" if self._popular.latest else "static"
+        return RankedList(found=list_, rung=rung, asked=len(list_.items))
+
+    def _key(self, tenant: str, question: Question) -> str | None:
+        """None while it is not known what the services have loaded."""
+        name, retriever = question.ranker or self._loaded.default, self._loaded.retriever
+        card = self._loaded.rankers.get(name or "")
+        if retriever is None or (card is None and name != "retrieval"):
+            return None
+        return cache_key(
+            Parts(
+                tenant=tenant,
+                kind="explained" if question.explain else "ranking" if card else "retrieval",
+                history=digest([*question.person.history, "", *sorted(question.person.seen)]),
+                candidates=digest(question.given) if question.given else self._retrieved(retriever, question),
+                ranker=card.name if card else "",
+                labels=card.labels if card else "",
+                template=card.template if card else "",
+                user_id=question.person.user_id if name in KNOWS_USERS else None,
+                carries=_carries(question),
+            )
+        )
+
+    def _last_key(self, tenant: str, question: Question) -> str | None:
+        """Where the user's latest ranking of this shape lies."""
+        if question.person.user_id is None or question.given:
+            return None
+        return cache_key(
+            Parts(
+                tenant=tenant,
+                kind="last",
+                history=b"",
+                candidates=Retrieved(retriever="", index="", categories=frozenset(question.categories), k=question.k),
+                ranker=question.ranker or self._loaded.default or "",
+                user_id=question.person.user_id,
+                carries=_carries(question),
+            )
+        )
+
+    @staticmethod
+    def _retrieved(retriever: ModelCard, question: Question) -> Retrieved:
+        return Retrieved(
+            retriever=retriever.name,
+            index=retriever.catalog,
+            categories=frozenset(question.categories),
+            k=question.k,
+        )
+
+
+def _carries(question: Question) -> tuple[Literal["metadata", "vectors"], ...]:
+    match question.metadata, question.vectors:
+        case True, True:
+            return "metadata", "vectors"
+        case True, False:
+            return ("metadata",)
+        case False, True:
+            return ("vectors",)
+    return ()
+
+
+def _read(value: bytes) -> RankedList | None:
+    try:
+        return RankedList.model_validate_json(value)
+    except ValidationError:
+        return None
+
+
+def _as_given(question: Question) -> RankedList:
+    """The caller's order, where nobody can tell a better one."""
+    items = [RetrievedItem(item_id=id_, score=-float(place)) for place, id_ in enumerate(question.given)]
+    found = RetrieveAnswer(items=items, source="retrieval", missing_ids=[], model="", catalog="", elapsed_ms=0.0)
+    return RankedList(found=found, rung="static", asked=len(items))
+
+
+def _require_permutation(answer: RankAnswer, asked: Sequence[RetrievedItem]) -> None:
+    given = [item.item_id for item in answer.items]
+    if len(given) != len(asked) or set(given) != {item.item_id for item in asked}:
+        raise BadAnswer(f"{answer.model} answered {len(given)} items that are not the {len(asked)} it was given")

@@ -1,0 +1,72 @@
+"""What the two services have loaded, as last heard: the names that stand in cache keys, and which ranker is best."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import structlog
+
+from services.gateway.latency import Latency
+from services.gateway.ports import RankingPort, RetrievalPort
+from shared.deadline import Deadline
+from shared.wire import ModelCard, ModelList, RankerName
+
+ASK_MS = 2_000
+QUALITY = ("blend_valid_ndcg@10", "valid_ndcg@10")
+"""The metrics of a manifest that `auto` compares, the first that stands there."""
+
+log = structlog.get_logger()
+
+
+class Loaded:
+    def __init__(self, retrieval: RetrievalPort, ranking: RankingPort, default: RankerName | None) -> None:
+        self._retrieval, self._ranking, self._default = retrieval, ranking, default
+        self.retriever: ModelCard | None = None
+        self.rankers: Mapping[str, ModelCard] = {}
+        self.latency: dict[str, Latency] = {}
+        self._heard = False
+
+    async def refresh(self) -> None:
+        """A service that does not answer keeps the cards that it had."""
+        deadline = Deadline.after_ms(ASK_MS)
+        retrievers, rankers = await asyncio.gather(_models(self._retrieval, deadline), _models(self._ranking, deadline))
+        if retrievers and retrievers.models:
+            self.retriever = retrievers.models[0]
+        if rankers:
+            self._heard = True
+            self.rankers = {card.method: card for card in rankers.models}
+            self._default = self._default or rankers.default
+
+    @property
+    def complete(self) -> bool:
+        """Both have been heard at least once."""
+        return self.retriever is not None and self._heard
+
+    @property
+    def default(self) -> RankerName | None:
+        """None until the ranking service has said what its own is."""
+        return self._default
+
+    def of(self, ranker: str) -> Latency:
+        return self.latency.setdefault(ranker, Latency())
+
+    def best(self, remaining_ms: float) -> RankerName:
+        """The ranker of the best validation metric whose usual time fits; the retriever's order where none does."""
+        fitting = [card for card in self.rankers.values() if self.of(card.method).fits(remaining_ms)]
+        best = max(fitting, key=_quality, default=None)
+        return best.method if best else "retrieval"  # type: ignore[return-value]
+
+
+def _quality(card: ModelCard) -> float:
+    found = next((card.metrics[name] for name in QUALITY if name in card.metrics), None)
+    return float(found) if isinstance(found, int | float) else 0.0
+
+
+async def _models(port: RetrievalPort | RankingPort, deadline: Deadline) -> ModelList | None:
+    try:
+        async with asyncio.timeout(deadline.remaining_s()):
+            return await port.models(deadline)
+    except Exception as error:  # whatever it was, the loop must go on
+        log.warning("models not refreshed", error=type(error).__name__)
+        return None

@@ -1,0 +1,335 @@
+"""The rungs that caching adds, and what a cached list must never hide."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from services.gateway.latency import ENOUGH
+from services.gateway.policy import Policy
+from services.gateway.ports import Who
+from shared.deadline import Deadline
+from shared.errors import Overloaded, Unavailable, UnknownRanker
+from shared.wire import (
+    Event,
+    ItemState,
+    ModelCard,
+    ModelList,
+    RankAnswer,
+    RankedItem,
+    RankItemsRequest,
+    RecommendAnswer,
+    RecommendRequest,
+    RerankRequest,
+)
+from tests import fakes
+from tests.services.gateway.parts import Parts
+
+pytestmark = pytest.mark.anyio
+
+
+async def ask(parts: Parts, timeout_ms: float = 2000, tenant: str = "default", **request: Any) -> RecommendAnswer:
+    asked = RecommendRequest.model_validate({"user_id": "u1"} | request)
+    return await parts.recommender.recommend(asked, Deadline.after_ms(timeout_ms), tenant)
+
+
+def ids(found: RecommendAnswer) -> list[str]:
+    return [item.item_id for item in found.items]
+
+
+class Failing(fakes.AnsweringRetrieval):
+    """Works until `error` is set."""
+
+    error: Exception | None = None
+
+    async def retrieve(self, *args: Any) -> Any:
+        if self.error:
+            raise self.error
+        return await super().retrieve(*args)
+
+
+async def test_the_second_request_is_answered_from_the_cache() -> None:
+    parts = await Parts(fakes.AnsweringRetrieval()).started()
+    first, second = await ask(parts), await ask(parts)
+    assert (first.cache, first.rung, second.cache, second.rung) == ("miss", "ranker", "hit", "cache")
+    assert [item.model_dump() for item in first.items] == [item.model_dump() for item in second.items]
+    assert second.model == first.model
+    assert first.recommendation_id != second.recommendation_id
+    assert len(parts.ranking.requests) == parts.retrieval.asked == 1
+    assert (second.timing_ms.retrieval, second.timing_ms.rank) == (0.0, 0.0)
+
+
+async def test_other_limits_up_to_twenty_share_the_entry() -> None:
+    parts = await Parts().started()
+    await ask(parts, limit=20)
+    assert (await ask(parts, limit=3)).cache == "hit"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"history": ["i9"]},
+        {"ranker": "retrieval"},
+        {"filter": {"categories": ["Drama"]}},
+        {"include": ["metadata"]},
+        {"diversity": 0.5},
+        {"limit": 100},
+    ],
+)
+async def test_another_question_is_not_answered_from_it(other: dict[str, Any]) -> None:
+    parts = await Parts().started()
+    await ask(parts)
+    assert (await ask(parts, **other)).cache == "miss"
+
+
+async def test_tenants_share_nothing() -> None:
+    parts = await Parts().started()
+    await ask(parts, history=["i9"])
+    assert (await ask(parts, history=["i9"], tenant="other")).cache == "miss"
+    assert ids(await ask(parts, tenant="other")) == [f"i{n}" for n in range(1, 11)], "the data folder is not theirs"
+
+
+async def test_a_new_model_is_a_new_cache() -> None:
+    parts = await Parts().started()
+    await ask(parts)
+    parts.loaded.rankers = {"llamarec": fakes.LLAMAREC.model_copy(update={"name": "llamarec@2222"})}
+    assert (await ask(parts)).cache == "miss"
+
+
+async def test_what_is_excluded_seen_or_hidden_never_comes_out_of_the_cache() -> None:
+    parts = await Parts().started()
+    await ask(parts, limit=20)
+    found = await ask(parts, limit=20, exclude_item_ids=["i25"])
+    assert found.cache == "hit"
+    assert (ids(found)[0], len(found.items)) == ("i24", 20)
+    await parts.state.set_item("default", "i24", ItemState(hidden=True))
+    await parts.state.set_item("default", "i23", ItemState(available=False))
+    assert ids(await ask(parts, limit=1, exclude_item_ids=["i25"])) == ["i22"]
+    assert ids(await ask(parts, limit=1, exclude_item_ids=["i25"], filter={"availability": "any"})) == ["i23"]
+    dismissal = Event(event_id="e1", user_id="u1", item_id="i22", type="dismissal")
+    await parts.state.append("default", [dismissal], 1)
+    assert "i22" not in ids(await ask(parts, limit=60))
+
+
+async def test_filters_that_take_much_are_made_up_for() -> None:
+    parts = await Parts().started()
+    gone = [f"i{n}" for n in range(6, 50)]
+    found = await ask(parts, exclude_item_ids=gone, limit=10)
+    assert ids(found) == [f"i{n}" for n in range(50, 60)]
+    assert {item.source for item in found.items} == {"retrieval"}
+
+
+async def test_all_there_are_when_there_are_no_more() -> None:
+    parts = await Parts().started()
+    found = await ask(parts, exclude_item_ids=[f"i{n}" for n in range(6, 59)], limit=10)
+    assert set(ids(found)) == {"i59", "i60", "i1", "i2", "i4"}
+
+
+async def test_an_event_makes_another_history() -> None:
+    parts = await Parts().started()
+    await ask(parts)
+    event = Event(event_id="e1", user_id="u1", item_id="i40")
+    version = (await parts.state.append("default", [event], 1)).versions[Who("user", "u1")]
+    found = await ask(parts, after=f"{version:x}", ranker="retrieval", limit=1)
+    assert (ids(found), found.cache, found.degraded) == (["i41"], "miss", False)
+
+
+async def test_a_token_that_is_not_there_yet_is_said() -> None:
+    parts = await Parts().started()
+    assert (await ask(parts, after="ff")).degradation == ["stale_history"]
+    with pytest.raises(Unavailable):
+        await ask(parts, after="ff", allow_degraded=False)
+
+
+async def test_without_retrieval_the_users_last_ranking_answers() -> None:
+    parts = await Parts(Failing()).started()
+    first = await ask(parts, limit=20)
+    parts.retrieval.error = Unavailable("down")
+    await parts.state.append("default", [Event(event_id="e", user_id="u1", item_id="i25")], 1)
+    found = await ask(parts, limit=20)
+    assert (found.rung, found.cache) == ("stale", "stale")
+    assert found.degradation == ["retrieval_unavailable", "stale_cache"]
+    assert ids(found)[:19] == ids(first)[1:]
+    assert ids(await ask(parts, user_id="u2", limit=2)) == ["i1", "i2"], "another user has none"
+
+
+async def test_a_gateway_that_starts_without_retrieval_has_the_list_of_its_last_life(tmp_path: Any) -> None:
+    file = tmp_path / "popular.json"
+    await Parts(popularity_file=file).started()
+    down = fakes.BrokenRetrieval(Unavailable("down"), popular_works=False)
+    parts = await Parts(down, popularity_file=file).started()
+    found = await ask(parts, limit=3)
+    assert (ids(found), found.rung, found.degradation) == (["i1", "i2", "i4"], "static", ["retrieval_unavailable"])
+    assert {item.source for item in found.items} == {"static"}
+    assert parts.popular.why_not_ready() is None
+
+
+async def test_many_at_once_are_one_question_to_each_service() -> None:
+    parts = await Parts(fakes.AnsweringRetrieval(), fakes.AnsweringRanking(seconds=0.05)).started()
+    found = await asyncio.gather(*(ask(parts) for _ in range(200)))
+    assert len(parts.ranking.requests) == parts.retrieval.asked == 1
+    assert len({tuple(ids(one)) for one in found}) == 1
+    assert not any(one.degraded for one in found)
+
+
+async def test_who_cannot_wait_for_a_shared_ranking_gets_the_retrievers_order() -> None:
+    parts = await Parts(ranking=fakes.AnsweringRanking(seconds=0.5)).started()
+    patient = asyncio.create_task(ask(parts))
+    await asyncio.sleep(0.05)
+    hasty = await ask(parts, timeout_ms=100)
+    assert (hasty.degradation, hasty.rung) == (["ranker_timeout"], "retrieval")
+    assert not (await patient).degraded
+
+
+async def test_who_had_more_time_than_the_flight_it_joined_tries_again() -> None:
+    parts = await Parts(ranking=fakes.AnsweringRanking(seconds=0.2)).started()
+    hasty = asyncio.create_task(ask(parts, timeout_ms=120))
+    await asyncio.sleep(0.02)
+    patient = await ask(parts)
+    assert (await hasty).degradation == ["ranker_timeout"]
+    assert (patient.degraded, patient.rung) == (False, "ranker")
+
+
+async def test_haste_is_not_cached_and_overload_only_briefly() -> None:
+    parts = await Parts(ranking=fakes.AnsweringRanking(seconds=0.2)).started()
+    assert (await ask(parts, timeout_ms=100)).degraded
+    assert not (await ask(parts)).degraded
+    full = await Parts(ranking=fakes.BrokenRanking(Overloaded("full"))).started()
+    full.loaded.rankers = {"llamarec": fakes.LLAMAREC}
+    first, second = await ask(full, ranker="llamarec"), await ask(full, ranker="llamarec")
+    assert first.degradation == second.degradation == ["ranker_overloaded"]
+    assert (second.cache, full.ranking.asked) == ("hit", 1)
+
+
+async def test_a_ranker_that_usually_takes_longer_is_not_asked() -> None:
+    parts = await Parts().started()
+    for _ in range(ENOUGH):
+        parts.loaded.of("llamarec").add(500.0)
+    found = await ask(parts, timeout_ms=300)
+    assert (found.degradation, found.rung, len(parts.ranking.requests)) == (["ranker_timeout"], "retrieval", 0)
+    assert (await ask(parts, timeout_ms=900)).rung == "ranker"
+
+
+class Three(fakes.AnsweringRanking):
+    async def models(self, deadline: Deadline) -> ModelList:
+        cards = [
+            ModelCard(name=f"{name}@1", method=name, catalog="c", metrics={"valid_ndcg@10": quality})
+            for name, quality in (("llamarec", 0.1), ("llara", 0.3), ("recllm", 0.2))
+        ]
+        return ModelList(models=cards, default="llamarec")
+
+
+async def test_auto_is_the_best_ranker_that_fits() -> None:
+    parts = await Parts(ranking=Three()).started()
+    assert (await ask(parts, ranker="auto")).items[0].source == "llara"
+    for _ in range(ENOUGH):
+        parts.loaded.of("llara").add(5000.0)
+    assert (await ask(parts, ranker="auto")).items[0].source == "recllm"
+    for name in ("llamarec", "recllm"):
+        for _ in range(2 * ENOUGH):
+            parts.loaded.of(name).add(5000.0)
+    found = await ask(parts, ranker="auto")
+    assert (found.items[0].source, found.degraded) == ("retrieval", False)
+
+
+async def test_promotions_come_from_the_whole_catalogue_but_not_from_what_the_user_has() -> None:
+    parts = await Parts().started()
+    found = await ask(parts, promotions=[{"item_ids": ["i3", "gone", "i60"], "position": 2}], limit=5)
+    assert ids(found) == ["i25", "i60", "i24", "i23", "i22"]
+    assert found.items[1].source == "promotion"
+
+
+async def test_diversity_mixes_unlike_items() -> None:
+    """The fake's vectors are the same for indices equal modulo 4."""
+    parts = await Parts().started()
+    found = await ask(parts, diversity=0.7, limit=4)
+    assert {int(id_[1:]) % 4 for id_ in ids(found)} == {0, 1, 2, 3}
+    assert found.items[0].item_id == "i25"
+
+
+async def test_reasons_are_asked_for_and_given() -> None:
+    items = fakes.catalog()
+    parts = await Parts(ranking=fakes.ranking_service(items)).started()
+    found = await ask(parts, include=["explain"])
+    assert all(item.because == [] for item in found.items), "the fake ranker heeds no history"
+    assert all(item.because is None for item in (await ask(parts)).items)
+
+
+async def test_a_session_alone_is_enough() -> None:
+    parts = await Parts().started()
+    await parts.state.append("default", [Event(event_id="e", session_id="s1", item_id="i9")], 1)
+    found = await ask(parts, user_id=None, session_id="s1", ranker="retrieval", limit=1)
+    assert (ids(found), found.degraded) == (["i10"], False)
+
+
+async def test_the_callers_candidates_are_ranked() -> None:
+    parts = await Parts().started()
+    asked = RankItemsRequest(user_id="u1", candidates=["i9", "gone", "i7", "i3"], include=["metadata"])
+    found = await parts.reranker.rank(asked, Deadline.after_ms(2000))
+    assert ids(found) == ["i3", "i9", "i7"], "the fake ranker reverses the retriever's order"
+    assert found.missing_ids == ["gone"]
+    assert found.items[0].metadata.title == "Title 3"
+    assert (await parts.reranker.rank(asked, Deadline.after_ms(2000))).cache == "hit"
+    fewer = asked.model_copy(update={"candidates": ["i9", "i7"]})
+    assert (await parts.reranker.rank(fewer, Deadline.after_ms(2000))).cache == "miss"
+
+
+async def test_without_retrieval_the_callers_order_stands() -> None:
+    parts = await Parts(fakes.BrokenRetrieval(Unavailable("down"))).started()
+    asked = RankItemsRequest(user_id="u1", candidates=["i9", "i7"])
+    found = await parts.reranker.rank(asked, Deadline.after_ms(2000))
+    assert (ids(found), found.degradation, found.rung) == (["i9", "i7"], ["retrieval_unavailable"], "static")
+
+
+async def test_a_jina_client_is_answered_in_its_shape() -> None:
+    parts = await Parts().started()
+    asked = RerankRequest.model_validate(
+        {
+            "model": "jina-reranker-v2-base-multilingual",
+            "query": "Title 3\ni5",
+            "documents": ["Title 9", {"text": "i7"}, "no such item", "Title 9"],
+            "top_n": 3,
+            "return_documents": True,
+            "truncation": False,
+        }
+    )
+    found = await parts.reranker.rerank(asked, Deadline.after_ms(2000))
+    assert [one.index for one in found.results] == [0, 3, 1]
+    scores = [one.relevance_score for one in found.results]
+    assert scores == sorted(scores, reverse=True)
+    assert found.results[2].document.text == "i7"
+    assert found.model == "llamarec@0000bbbb"
+
+
+async def test_a_ranker_that_is_not_loaded_is_refused_in_every_way_in() -> None:
+    parts = await Parts(ranking=fakes.ranking_service(fakes.catalog())).started()
+    with pytest.raises(UnknownRanker):
+        await ask(parts, ranker="collm")
+    asked = RankItemsRequest(user_id="u1", candidates=["i9"], ranker="collm")
+    with pytest.raises(UnknownRanker):
+        await parts.reranker.rank(asked, Deadline.after_ms(2000))
+
+
+async def test_a_stale_entry_is_given_and_renewed_with_a_budget_of_its_own() -> None:
+    policy = Policy(cache_fresh_s=0.05, cache_stale_s=60)
+    parts = await Parts(ranking=fakes.AnsweringRanking(seconds=0.15), policy=policy).started()
+    await ask(parts)
+    await asyncio.sleep(0.1)
+    stale = await ask(parts, timeout_ms=100)
+    assert (stale.cache, stale.rung, stale.degraded) == ("stale", "cache", False)
+    await asyncio.sleep(0.3)
+    assert len(parts.ranking.requests) == 2
+
+
+def test_the_answer_of_the_ranker_names_reasons_only_when_asked() -> None:
+    assert "because" not in RankAnswer(
+        items=[RankedItem(item_id="i1", score=0.0)],
+        model="m",
+        ranker="llamarec",
+        label_mass=1.0,
+        entropy=0.0,
+        queue_ms=0.0,
+        rank_ms=0.0,
+    ).model_dump_json(exclude_none=True)
