@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
-from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidatorFunctionWrapHandler
-from pydantic_core import CoreSchema, core_schema
+from pydantic import ValidatorFunctionWrapHandler, WrapValidator
 
 from services.gateway.events import Clicked, Users
 from services.gateway.items import Items
@@ -27,24 +26,14 @@ from shared.wire import (
 )
 
 
-class OneOrMany:
+def _one_or_many(value: Any, batch: ValidatorFunctionWrapHandler) -> Any:
     """A single event stands for a batch of one. No union: its errors would point beside the fault."""
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_wrap_validator_function(cls._validate, handler(source))
-
-    @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [handler(Event.__pydantic_core_schema__), handler(schema)]}
-
-    @staticmethod
-    def _validate(value: Any, batch: ValidatorFunctionWrapHandler) -> Any:
-        if isinstance(value, dict) and "events" not in value:
-            return EventBatch.model_construct(events=[Event.model_validate(value)])
-        return batch(value)
+    if isinstance(value, dict) and "events" not in value:
+        return EventBatch.model_construct(events=[Event.model_validate(value)])
+    return batch(value)
 
 
+OneOrMany = Annotated[EventBatch, WrapValidator(_one_or_many, json_schema_input_type=Event | EventBatch)]
 UserId = Annotated[Id, Path()]
 ItemId = Annotated[Id, Path()]
 
@@ -64,7 +53,7 @@ def state_routes(
     may_read, may_write, may_administer = [needs("read")], [needs("write")], [needs("admin")]
 
     @router.post("/events", dependencies=may_write, summary="What users did: one event, or up to 500")
-    async def events(batch: Annotated[EventBatch, OneOrMany], tenant: Tenant) -> EventsAnswer:
+    async def events(batch: OneOrMany, tenant: Tenant) -> EventsAnswer:
         return await users.accept(tenant, batch.events)
 
     # Before the route of the user alone: an id may hold slashes, and would take this one's last word for its own.
@@ -80,12 +69,22 @@ def state_routes(
     async def erase(user_id: UserId, tenant: Tenant) -> ErasedAnswer:
         return await users.erase(tenant, user_id)
 
-    @router.get("/items/{item_id:path}", dependencies=may_read, summary="One item of the catalogue, and its state")
+    @router.get(
+        "/items/{item_id:path}",
+        dependencies=may_read,
+        response_model_exclude_none=True,
+        summary="One item of the catalogue, and its state",
+    )
     async def item(item_id: ItemId, tenant: Tenant) -> ItemAnswer:
         return await items.read(tenant, item_id, policy.deadline())
 
-    @router.put("/items/{item_id:path}", dependencies=may_administer, summary="Whether an item may be recommended")
-    async def set_item(item_id: ItemId, state: ItemState, tenant: Tenant) -> ItemAnswer:
-        return await items.set(tenant, item_id, state, policy.deadline())
+    @router.put(
+        "/items/{item_id:path}",
+        dependencies=may_administer,
+        response_model_exclude_none=True,
+        summary="Whether an item may be recommended",
+    )
+    async def set_item(item_id: ItemId, wanted: ItemState, tenant: Tenant) -> ItemAnswer:
+        return await items.set(tenant, item_id, wanted, policy.deadline())
 
     return router

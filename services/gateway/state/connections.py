@@ -12,7 +12,7 @@ from typing import Any
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection, Connection, parse_url
-from redis.exceptions import NoScriptError, RedisError, ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
 from services.gateway.state.scripts import TEXTS, Command
 from shared.errors import Unavailable
@@ -45,11 +45,9 @@ class Connections:
             async with asyncio.timeout(self._timeout_s * patience), self._free:
                 return await self._ask(commands)
         except TimeoutError:
-            raise Unavailable("the store of users and events does not answer in time; try again") from None
-        except (RedisError, OSError) as error:
-            raise Unavailable(
-                f"the store of users and events does not answer ({type(error).__name__}); try again"
-            ) from error
+            raise Unavailable("the store does not answer in time; try again") from None
+        except Exception as error:  # what answers may be no Redis, and then the parser raises whatever comes to it
+            raise Unavailable(f"the store does not answer ({type(error).__name__}); try again") from error
 
     async def _ask(self, commands: Sequence[Command]) -> list[Any]:
         connection = await self._connected()

@@ -74,6 +74,9 @@ class _Owner:
 class MemoryState:
     """Atomic, since nothing in it waits."""
 
+    connections = None
+    """To Redis: there are none."""
+
     def __init__(
         self, bounds: Bounds | None = None, tombstones: Tombstones | None = None, clock: Callable[[], float] = time.time
     ) -> None:

@@ -46,7 +46,7 @@ class RedisState:
     def __init__(
         self, connections: Connections, bounds: Bounds | None = None, tombstones: Tombstones | None = None
     ) -> None:
-        self._connections = connections
+        self.connections = connections
         self._bounds = bounds or Bounds()
         self._tombstones = tombstones or Tombstones()
         self._known: dict[str, ItemStates] = {}
@@ -60,7 +60,7 @@ class RedisState:
             if one.kind == "user":
                 commands.append(self._tombstone(tenant, one.id))
         commands.append(("HGET", keys.items(tenant), ""))
-        replies = iter(_none_refused(await self._connections.ask(commands)))
+        replies = iter(_none_refused(await self.connections.ask(commands)))
         with _understood():
             return _snapshot(who, replies)
 
@@ -74,7 +74,7 @@ class RedisState:
         commands = [self._append(tenant, who, arrivals, events, now_ms) for who, arrivals in owned.items()]
         commands += [self._tombstone(tenant, who.id) for who in users]
         commands += [("GET", keys.record(tenant, recommendation_id)) for recommendation_id in asked]
-        replies = await self._connections.ask(commands, WRITE_PATIENCE)
+        replies = await self.connections.ask(commands, WRITE_PATIENCE)
         written, rest = replies[: len(owned)], replies[len(owned) :]
         before, found = rest[: len(users)], rest[len(users) :]
         _none_refused(written + before)
@@ -109,21 +109,22 @@ class RedisState:
             ("ZRANGE", user.events, -1, -1, "WITHSCORES"),
             ("ZRANGE", user.sessions, 0, -1),
         ]
-        _, last, sessions = _none_refused(await self._connections.ask(find, WRITE_PATIENCE))
+        _, last, sessions = _none_refused(await self.connections.ask(find, WRITE_PATIENCE))
         with _understood():
             version = int(last[1]) if last else 0
             gone = [keys.of_owner(tenant, Who("session", session.decode())) for session in sessions]
         forget: list[Command] = [("HINCRBY", *tombstone, version), ("UNLINK", *user)]
         forget += [("UNLINK", *session) for session in gone]
-        _, *counts = _none_refused(await self._connections.ask(forget, WRITE_PATIENCE))
-        return sum(counts)
+        _, *counts = _none_refused(await self.connections.ask(forget, WRITE_PATIENCE))
+        with _understood():
+            return sum(counts)
 
     async def set_item(self, tenant: str, item_id: str, state: ItemState) -> int:
         value = "" if state == DEFAULT else dumped(state)
         # The first version is the time: after a loss of all data, no old version comes again for other states.
         arguments = (item_id, value, self._bounds.item_states, KNOWN_CHANGES, _ms(time.time()))
         command = SET_ITEM.call((keys.items(tenant), keys.changed(tenant)), *arguments)
-        (version,) = _none_refused(await self._connections.ask([command], WRITE_PATIENCE))
+        (version,) = _none_refused(await self.connections.ask([command], WRITE_PATIENCE))
         if version is None:
             raise too_many(self._bounds.item_states)
         with _understood():
@@ -141,7 +142,7 @@ class RedisState:
     async def _fetch(self, tenant: str) -> ItemStates:
         known = self._known.get(tenant) or ItemStates()
         command = ITEMS.call((keys.items(tenant), keys.changed(tenant)), known.version)
-        (reply,) = _none_refused(await self._connections.ask([command], WRITE_PATIENCE))
+        (reply,) = _none_refused(await self.connections.ask([command], WRITE_PATIENCE))
         with _understood():
             version, extent, found = reply
             items = dict(known.items or {}) if extent == b"some" else {}
@@ -160,14 +161,14 @@ class RedisState:
         """Without the user, who may be erased."""
         value = json.dumps({"items": record.item_ids, "ranker": record.ranker, "rung": record.rung})
         key = keys.record(tenant, record.recommendation_id)
-        _none_refused(await self._connections.ask([("SET", key, value, "PX", _ms(self._bounds.record_ttl_s))]))
+        _none_refused(await self.connections.ask([("SET", key, value, "PX", _ms(self._bounds.record_ttl_s))]))
 
     async def aclose(self) -> None:
         fetching = list(self._fetching.values())
         for task in fetching:
             task.cancel()
         await asyncio.gather(*fetching, return_exceptions=True)
-        await self._connections.aclose()
+        await self.connections.aclose()
 
 
 def _none_refused(replies: list[Any]) -> list[Any]:
@@ -175,9 +176,7 @@ def _none_refused(replies: list[Any]) -> list[Any]:
         if isinstance(reply, ResponseError):
             # For the operator, who has to act; callers learn only that it does not work.
             log.error("redis refused", error=type(reply).__name__, detail=str(reply)[:300])
-            raise Unavailable(
-                f"the store of users and events refuses ({type(reply).__name__}); its log and ours say why"
-            )
+            raise Unavailable(f"the store refuses ({type(reply).__name__}); our log says why")
     return replies
 
 
@@ -188,7 +187,7 @@ def _understood() -> Iterator[None]:
         yield
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         log.error("redis holds what we did not write", error=type(error).__name__)
-        raise BadAnswer("the store of users and events holds values of another form; our log says more") from None
+        raise BadAnswer("the store holds values of another form; our log says more") from None
 
 
 def _snapshot(who: Sequence[Who], replies: Iterator[Any]) -> Snapshot:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pydantic import Field, SecretStr
 
-from services.gateway.ports import State
 from services.gateway.state.bounds import Bounds
 from services.gateway.state.memory import MemoryState
 from services.gateway.state.tombstones import Tombstones
 from services.http.settings import HttpSettings
 from shared.errors import BadInput
+
+if TYPE_CHECKING:
+    from services.gateway.state.redis import RedisState
 
 DEFAULTS = Bounds()
 
@@ -47,8 +51,9 @@ class StateSettings(HttpSettings):
     )
 
 
-def open_state(settings: StateSettings) -> State:
-    """Connects to nothing yet: Redis may come later. Raises BadInput for a URL that is none, without showing it."""
+def open_state(settings: StateSettings) -> MemoryState | RedisState:
+    """With its `connections` for whoever else uses the same Redis. Connects to nothing yet: Redis may come later.
+    Raises BadInput for a URL that is none, without showing it."""
     bounds = Bounds(
         session_ttl_s=settings.session_ttl_s,
         record_ttl_s=settings.record_ttl_s,
