@@ -106,6 +106,10 @@ class Flights:
         self._owners = map(f"{uuid.uuid4().hex}:{{}}".format, itertools.count())
         self._closed = False
 
+    @property
+    def under_way(self) -> int:
+        return len(self._flights)
+
     async def through(self, key: str, make: Make, deadline: Deadline, *, revalidate: bool = False) -> Outcome:
         """The cached value, or what `make` gives.
 

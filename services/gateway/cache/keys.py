@@ -18,8 +18,8 @@ SCHEMA = "td1"
 DIGEST_BYTES = 20
 
 Kind = Literal["ranking", "explained", "retrieval", "last", "vector", "projected"]
-"""A whole ranking, one with its reasons, the candidates, a user's latest ranking whatever the history was then, RecLLM's
-user vector, CoLLM's projected embedding."""
+"""A whole ranking, one with its reasons, the candidates, a user's latest ranking whatever the history was then,
+RecLLM's user vector, CoLLM's projected embedding."""
 
 Part: TypeAlias = Union[int, str, bytes, "tuple[Part, ...]", None]
 

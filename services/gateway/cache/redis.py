@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from redis.exceptions import ResponseError
+from redis.exceptions import OutOfMemoryError, ResponseError
 
 from services.gateway.cache.breaker import Breaker
 from services.gateway.cache.kept import Kept, decode
@@ -113,7 +113,8 @@ class RedisCache:
             self._count("unavailable")
             raise
         if isinstance(reply, ResponseError) and not str(reply).startswith("WRONGTYPE"):
-            self._count("out_of_memory" if "OOM" in f"{type(reply).__name__} {reply}" else "refused")
+            full = isinstance(reply, OutOfMemoryError) or "OOM" in str(reply)  # the latter out of a script
+            self._count("out_of_memory" if full else "refused")
         return reply
 
     async def _answer(self, command: Command) -> Any:
