@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import AsyncExitStack
 
@@ -64,7 +65,8 @@ async def test_a_stored_history_is_shown_oldest_first() -> None:
 async def test_the_models_of_a_service_that_is_down_are_left_out() -> None:
     async with client(gateway(fakes.BrokenRetrieval(Unavailable("down")))) as http:
         response = await http.get("/models")
-    assert response.json() == {"models": [], "default": "llamarec"}
+    assert [card["name"] for card in response.json()["models"]] == ["llamarec@0000bbbb"]
+    assert response.json()["default"] == "llamarec"
 
 
 async def test_in_one_process_both_models_are_listed() -> None:
@@ -85,7 +87,7 @@ async def test_answers_and_degradations_are_counted() -> None:
         await http.post("/recommend", json={"user_id": "u1"})
         text = (await http.get("/metrics")).text
     assert 'tandem_degradations_total{reason="ranker_unavailable"} 1.0' in text
-    assert 'tandem_recommendations_total{source="retrieval"} 1.0' in text
+    assert 'tandem_recommendations_total{rung="retrieval",source="retrieval"} 1.0' in text
 
 
 async def test_absent_fields_are_absent() -> None:
@@ -94,3 +96,60 @@ async def test_absent_fields_are_absent() -> None:
     assert "ranker" not in answer["model"]
     assert "metadata" not in answer["items"][0]
     assert set(answer["items"][0]) == {"item_id", "rank", "source", "score", "retrieval_score"}
+
+
+async def test_envoys_header_bounds_the_answer_too() -> None:
+    async with client(gateway(ranking=fakes.AnsweringRanking(seconds=5))) as http:
+        began = time.perf_counter()
+        headers = {"X-Envoy-Expected-Rq-Timeout-Ms": "100", "X-Request-Timeout-Ms": "4000"}
+        response = await http.post("/recommend", json={"user_id": "u1"}, headers=headers)
+        assert response.json()["degradation"] == ["ranker_timeout"]
+        assert time.perf_counter() - began < 0.2
+        headers = {"X-Envoy-Expected-Rq-Timeout-Ms": "0"}
+        response = await http.post("/recommend", json={"user_id": "u1", "timeout_ms": 50}, headers=headers)
+    assert response.json()["degraded"]
+
+
+async def test_each_entry_of_a_batch_has_its_own_status() -> None:
+    requests = [{"user_id": "u1", "limit": 2}, {"user_id": "nobody", "limit": 1}, {"user_id": "u1", "ranker": "collm"}]
+    async with client(embedded_app()) as http:
+        response = await http.post("/recommend/batch", json={"requests": requests})
+    first, second, third = response.json()["answers"]
+    assert response.status_code == 200
+    assert (first["status"], len(first["answer"]["items"])) == (200, 2)
+    assert second["answer"]["degradation"] == ["cold_user"]
+    assert (third["status"], third["problem"]["status"]) == (422, 422)
+    assert "answer" not in third
+
+
+async def test_a_batch_has_at_most_32_entries() -> None:
+    async with client(gateway()) as http:
+        response = await http.post("/recommend/batch", json={"requests": [{"user_id": "u1"}] * 33})
+    assert response.status_code == 422
+
+
+async def test_the_callers_candidates_come_back_ranked() -> None:
+    async with client(gateway()) as http:
+        answer = (await http.post("/rank", json={"user_id": "u1", "candidates": ["i9", "i7"]})).json()
+        shaped = (await http.post("/rerank", json={"model": "x", "query": "i3", "documents": ["i9", "i7"]})).json()
+    assert [item["item_id"] for item in answer["items"]] == ["i9", "i7"], "the fake reverses the retriever's order"
+    assert {result["index"] for result in shaped["results"]} == {0, 1}
+
+
+async def test_documents_that_name_nothing_are_the_callers_mistake() -> None:
+    async with client(gateway()) as http:
+        response = await http.post("/rerank", json={"model": "x", "query": "i3", "documents": ["a", "b"]})
+    assert response.status_code == 422
+    assert "title" in response.json()["detail"]
+
+
+async def test_an_event_of_a_recommendation_is_counted_as_taken() -> None:
+    async with client(gateway()) as http:
+        answer = (await http.post("/recommend", json={"user_id": "u1"})).json()
+        await asyncio.sleep(0)  # the answer is written down after it was given
+        taken = {"event_id": "e1", "user_id": "u1", "item_id": answer["items"][0]["item_id"]}
+        await http.post("/events", json=taken | {"recommendation_id": answer["recommendation_id"]})
+        text = (await http.get("/metrics")).text
+        again = (await http.post("/recommend", json={"user_id": "u1"})).json()
+    assert 'tandem_recommended_items_taken_total{ranker="llamarec",rung="ranker"} 1.0' in text
+    assert taken["item_id"] not in [item["item_id"] for item in again["items"]]
