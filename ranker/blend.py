@@ -7,7 +7,8 @@ w is fitted on validation users (`fit`). w = 0 is the retriever's order, w = 1 t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -75,6 +76,15 @@ def fit(retrieval_UC: np.ndarray, labels_UC: np.ndarray, truth_U: np.ndarray, se
     ratio = 2 * (told[best] - told[0.0])
     gain = metrics.paired(users[best], users[0.0], seed)
     return Fit(best if ratio >= CHI_SQUARE_5_PERCENT and gain.mean >= 0 else 0.0, curve, ratio, gain)
+
+
+def report(fitted: Fit) -> dict[str, Any]:
+    """For a manifest's metrics."""
+    return {
+        "blend_gain": asdict(fitted.gain),
+        "blend_curve": fitted.curve,
+        "blend_likelihood_ratio": round(fitted.likelihood_ratio, 3),
+    }
 
 
 def log_likelihood(scores_UC: np.ndarray, truth_U: np.ndarray) -> float:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from torch import Tensor, nn
 
 from ranker.fit import MasterAdamW, load_checkpoint, save_checkpoint, schedule
@@ -106,3 +108,14 @@ def descend(
         if name in best:
             parameter.data.copy_(best[name])
     return run
+
+
+def rows_at(step: int, batch: int, total: int, seed: int) -> np.ndarray:
+    """The rows of one batch out of `total`: epoch after epoch, each in an order of its own."""
+    places_B = np.arange(step * batch, (step + 1) * batch)
+    return np.array([_order(int(place) // total, total, seed)[place % total] for place in places_B])
+
+
+@lru_cache(maxsize=4)
+def _order(epoch: int, total: int, seed: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(total)

@@ -18,6 +18,8 @@ from shared.progress import progress
 from shared.protocols import Retriever
 
 CHUNK = 64
+CANDIDATES = 20
+"""Of the retriever, over which a blend is fitted and measured."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import json
 import math
+import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -148,6 +149,14 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[
         everything = dict(tensors) | {"random": torch.get_rng_state()}
         save_file({n: t.contiguous().clone() for n, t in everything.items()}, draft / "run.safetensors")
         write_text(draft / "run.json", json.dumps(facts))
+
+
+def require_checkpoint(folder: Path, resume: bool) -> None:
+    """For runs of several stages. Raises BadInput where `resume` has nothing to go on from; else clears `folder`."""
+    if resume and not folder.is_dir():
+        raise BadInput(f"--resume: {folder} holds no checkpoint. Start without --resume.")
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def load_checkpoint(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:

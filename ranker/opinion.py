@@ -52,8 +52,10 @@ class BlendedRanker:
         if longest > self.max_candidates:
             raise BadInput(f"{longest} candidates, and this ranker takes {self.max_candidates}. Send fewer.")
         pairs = [(h, listed) for h, listed in zip(histories, candidates, strict=True) if listed]
-        opinions = iter(self.scorer.score([h for h, _ in pairs], [[c.item for c in listed] for _, listed in pairs]))
-        return [self._ranking(listed, next(opinions)) if listed else Ranking(()) for listed in candidates]
+        if not pairs:
+            return [Ranking(())] * len(candidates)
+        told = iter(self.scorer.score([h for h, _ in pairs], [[c.item for c in listed] for _, listed in pairs]))
+        return [self._ranking(listed, next(told)) if listed else Ranking(()) for listed in candidates]
 
     def _ranking(self, listed: Sequence[Candidate], opinion: Opinion) -> Ranking:
         blended_C = blend(np.array([c.score for c in listed]), opinion.logits_C, self.weight)

@@ -1,4 +1,4 @@
-"""From an artifact's folder to a ranker that may serve."""
+"""From an artifact's folder to a ranker that may serve. The manifest's method says which; nothing else knows all."""
 
 from __future__ import annotations
 
@@ -7,25 +7,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from safetensors.torch import load_file
 
 from ranker import backbone as backbones
+from ranker import golden
+from ranker.backbone import Backbone, Pool
 from ranker.blend import log_softmax
+from ranker.collm import rank as collm
+from ranker.collm.recipes import CoLLMConfig
 from ranker.engines.local import LocalEngine
-from ranker.fit import ADAPTER, add_lora, set_adapter_weights
+from ranker.evaluate import Questions, score
 from ranker.labels import require
 from ranker.llamarec.model import LlamaRecConfig
 from ranker.llamarec.rank import LlamaRecRanker
 from ranker.llamarec.train import prompt_builder
+from ranker.opinion import BlendedRanker, Scorer, opinions
+from ranker.restore import Adapted, adapted, config_of
 from shared.artifact import Manifest, open_artifact
 from shared.catalog import Catalog
-from shared.errors import BadArtifact, BadInput, GoldenMismatch
+from shared.errors import GoldenMismatch
 from shared.protocols import Ranker
 
 SHIPPED = Path(__file__).parent / "shipped"
-GOLDEN_TOLERANCE = 0.35
-"""In log probability, on the labels that hold 1 % or more. The shipped adapter in float32 differs from its golden score
-in bfloat16 by 0.04; the same backbone without the adapter by 1.6, cut to the adapter's layers by 10."""
+GOLDEN_TOLERANCE = golden.TOLERANCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,51 +39,82 @@ class LoadedRanker:
     """Raises GoldenMismatch unless the loaded model reproduces the score kept in its artifact."""
 
 
-def load(folder: Path, catalog: Catalog, backbone: str | None = None, device: str = "auto") -> LoadedRanker:
-    """`backbone` overrides the name in the manifest, for the same weights in another place.
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a ranker comes from. backbone: another place of the same weights."""
+
+    folder: Path
+    manifest: Manifest
+    catalog: Catalog
+    backbone: str | None
+    device: str
+    pool: Pool | None
+
+    def base(self, config: Adapted) -> Backbone:
+        """The bare backbone, this ranker's own or out of the pool."""
+        name = self.backbone or config.backbone
+        if self.pool:
+            return self.pool.get(name, layers=config.layers, quantization=config.quantization)
+        return backbones.load(name, layers=config.layers, device=self.device, quantization=config.quantization)
+
+    def adapted(self, config: Adapted) -> Backbone:
+        return adapted(self.base(config), config, self.folder, merge=self.pool is None)
+
+
+def load(
+    folder: Path, catalog: Catalog, backbone: str | None = None, device: str = "auto", pool: Pool | None = None
+) -> LoadedRanker:
+    """`backbone` overrides the name in the manifest, for the same weights in another place. With a pool several
+    rankers share one backbone in memory; a ranker alone merges its adapter, which is faster.
 
     Raises BadArtifact or one of its kinds; BadInput where the backbone cannot be had.
     """
-    manifest = open_artifact(folder, "ranker", methods=("llamarec",))
+    manifest = open_artifact(folder, "ranker", methods=tuple(METHODS))
     catalog.require(manifest.catalog_fingerprint, f"the ranker in {folder}")
-    config = _config(manifest, folder)
-    base = backbones.load(
-        backbone or config.backbone, layers=config.layers, device=device, quantization=config.quantization
-    )
-    wrapped = add_lora(
-        base.model,
-        rank=config.lora_rank,
-        alpha=config.lora_alpha,
-        dropout=0.0,
-        targets=config.lora_targets,
-        first_layer=config.lora_first_layer,
-    )
-    try:
-        set_adapter_weights(wrapped, load_file(folder / ADAPTER))
-    except BadInput as error:
-        raise BadArtifact(f"{folder}: {error}") from None
-    base = base.with_model(wrapped.merge_and_unload().eval())
-    builder = prompt_builder(base.tokenizer, catalog, config)
+    return METHODS[manifest.method](Source(folder, manifest, catalog, backbone, device, pool))
+
+
+def heard(ranker: Ranker, asked: Questions, what: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """What the language model alone says of the users whose truth is among their candidates: logits U x C, mass U."""
+    if isinstance(ranker, LlamaRecRanker):
+        return score(ranker.engine, ranker.builder, asked, what)
+    assert isinstance(ranker, BlendedRanker)
+    return opinions(ranker.scorer, asked, what)
+
+
+def _llamarec(source: Source) -> LoadedRanker:
+    manifest, folder = source.manifest, source.folder
+    config = config_of(LlamaRecConfig, manifest, folder)
+    base = source.adapted(config)
+    builder = prompt_builder(base.tokenizer, source.catalog, config)
     require(manifest.extra["labels"], builder.labels, f"the ranker in {folder}")
     engine = LocalEngine(base)
     ranker = LlamaRecRanker(engine, builder, config.candidates, manifest.extra["blend"])
     return LoadedRanker(manifest, ranker, lambda: _self_test(engine, builder.labels, manifest, folder))
 
 
-def _config(manifest: Manifest, folder: Path) -> LlamaRecConfig:
-    try:
-        return LlamaRecConfig(**(manifest.config | {"lora_targets": tuple(manifest.config["lora_targets"])}))
-    except (KeyError, TypeError) as error:
-        raise BadArtifact(
-            f"{folder} was made by another version of Tandem: {error}. Train it anew, or install "
-            f"tandem-rec {manifest.packages.get('tandem-rec', 'as it was')}."
-        ) from None
+def _collm(source: Source) -> LoadedRanker:
+    config = config_of(CoLLMConfig, source.manifest, source.folder)
+    scorer = collm.restore(source.adapted(config), source.catalog, config, source.manifest, source.folder)
+    return _blended(source, scorer)
+
+
+METHODS: dict[str, Callable[[Source], LoadedRanker]] = {
+    "llamarec": _llamarec,
+    "collm": _collm,
+    "tallrec": _collm,
+}
+
+
+def _blended(source: Source, scorer: Scorer) -> LoadedRanker:
+    ranker = BlendedRanker(scorer, source.manifest.extra["blend"])
+    return LoadedRanker(source.manifest, ranker, lambda: golden.check(scorer, source.manifest, source.folder))
 
 
 def _self_test(engine: LocalEngine, labels: list[int], manifest: Manifest, folder: Path) -> None:
-    golden = manifest.extra["golden"]
-    expected_K = log_softmax(np.array(golden["logits"]))
-    actual_K = log_softmax(engine.label_logits([golden["prompt"]], labels).logits_BK[0].astype(np.float64))
+    kept = manifest.extra["golden"]
+    expected_K = log_softmax(np.array(kept["logits"]))
+    actual_K = log_softmax(engine.label_logits([kept["prompt"]], labels).logits_BK[0].astype(np.float64))
     likely_K = np.exp(expected_K) >= 0.01
     worst = float(np.abs(expected_K - actual_K)[likely_K].max())
     if not worst <= GOLDEN_TOLERANCE:

@@ -35,7 +35,9 @@ class LightGCN(Behaviour):
 
     def vectors(self) -> Tensor:
         """M x D: the mean of all layers (equations 7 and 8). Kept while the model is in eval mode without gradient."""
-        if self._settled is not None and not torch.is_grad_enabled():
+        if torch.is_grad_enabled():
+            self._settled = None  # the weights may be learning
+        elif self._settled is not None:
             return self._settled
         graph_MM = self._normalised()
         layer_MD = mean_MD = self.nodes.weight

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ranker import backbone as backbones
+from ranker import blend
 from ranker.backbone import Backbone
 from ranker.blend import Fit, fit, truth_ranks
 from ranker.engines.local import LocalEngine, pad_right
@@ -231,14 +232,6 @@ class _Run:
 _FACTS = ("prompts", "position", "stale", "best", "best_prompts", "loss", "seconds", "curve")
 
 
-def blend_metrics(fitted: Fit) -> dict[str, Any]:
-    return {
-        "blend_gain": asdict(fitted.gain),
-        "blend_curve": fitted.curve,
-        "blend_likelihood_ratio": round(fitted.likelihood_ratio, 3),
-    }
-
-
 def _golden(engine: LocalEngine, builder: PromptBuilder, questions: Questions) -> dict[str, list[Any]]:
     """One prompt and its label logits, which every later load must reproduce."""
     prompt = builder.build(questions.histories[0].tolist(), questions.items_UC[0][questions.items_UC[0] > 0].tolist())
@@ -269,7 +262,7 @@ def _write(
             "train_seconds": round(run.seconds, 1),
             "curve": run.curve,
         }
-        | blend_metrics(fitted),
+        | blend.report(fitted),
         extra={"labels": builder.labels, "blend": fitted.weight, "golden": golden, "blended_with": retriever_name},
         data_digest=data.digest,
         catalog_fingerprint=data.catalog.fingerprint(),

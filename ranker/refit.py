@@ -5,11 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ranker.blend import fit
-from ranker.evaluate import ask, score
-from ranker.llamarec.rank import LlamaRecRanker
-from ranker.llamarec.train import blend_metrics
-from ranker.registry import load
+from ranker.blend import fit, report
+from ranker.evaluate import CANDIDATES, ask
+from ranker.registry import heard, load
 from shared.artifact import MANIFEST, Manifest, seal, writing
 from shared.data.prepared import Prepared
 from shared.data.split import cases
@@ -20,15 +18,14 @@ def refit(data: Prepared, retriever: Retriever, retriever_name: str, folder: Pat
     """Replaces the blend weight in the artifact `folder`; its weights and its golden score stay."""
     loaded = load(folder, data.catalog, device=device)
     loaded.self_test()
-    ranker = loaded.ranker
-    assert isinstance(ranker, LlamaRecRanker)
-    everyone = ask(retriever, list(cases(data, "valid")), ranker.max_candidates)
-    logits_UC, _ = score(ranker.engine, ranker.builder, everyone, "fit the blend")
+    width = min(CANDIDATES, loaded.ranker.max_candidates)
+    everyone = ask(retriever, list(cases(data, "valid")), width, data.user_ids)
+    logits_UC, _ = heard(loaded.ranker, everyone, "fit the blend")
     fitted = fit(everyone.scores_UC, logits_UC, everyone.truth_U, loaded.manifest.seed or 0)
     manifest = loaded.manifest.model_copy(
         update={
             "extra": loaded.manifest.extra | {"blend": fitted.weight, "blended_with": retriever_name},
-            "metrics": loaded.manifest.metrics | blend_metrics(fitted),
+            "metrics": loaded.manifest.metrics | report(fitted),
         }
     )
     with writing(folder) as draft:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ranker.fit import ADAPTER
-from ranker.llamarec.refit import refit
+from ranker.refit import refit
 from ranker.registry import load
 from shared.candidate import Candidate
 from shared.history import History

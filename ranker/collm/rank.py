@@ -1,0 +1,68 @@
+"""CoLLM and TALLRec as they serve: one packed forward a user, the Yes logits of its candidates."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from ranker.backbone import Backbone
+from ranker.behaviour import models
+from ranker.collm.model import Asked, CoLLM, mapping
+from ranker.collm.prompt import PairPrompts
+from ranker.collm.recipes import CoLLMConfig
+from ranker.labels import require
+from ranker.opinion import Opinion
+from shared.artifact import Manifest
+from shared.catalog import Catalog
+from shared.errors import BadArtifact
+from shared.history import History
+
+USERS, MAPPING = "users.json", "mapping.safetensors"
+
+
+class CoLLMScorer:
+    """users: from a user's id to its number in the collaborative model."""
+
+    def __init__(self, model: CoLLM, users: Mapping[str, int], max_candidates: int) -> None:
+        self.model, self.users = model, users
+        self.max_candidates = max_candidates
+
+    @torch.inference_mode()
+    def score(self, histories: Sequence[History], items: Sequence[Sequence[int]]) -> list[Opinion]:
+        asked = [
+            Asked(self.users.get(h.user_id or "", 0), h.items, listed)
+            for h, listed in zip(histories, items, strict=True)
+        ]
+        told = self.model.logits(asked, hybrid=True)
+        return [Opinion(yes_C.cpu().numpy().astype(np.float64), float(mass_C.mean())) for yes_C, mass_C in told]
+
+
+def restore(base: Backbone, catalog: Catalog, config: CoLLMConfig, manifest: Manifest, folder: Path) -> CoLLMScorer:
+    """base: the backbone with the artifact's adapter. Raises BadArtifact or LabelMismatch."""
+    prompts = prompt_builder(base.tokenizer, catalog, config)
+    require(manifest.extra["answers"], prompts.answers, f"the ranker in {folder}")
+    if manifest.method == "tallrec":
+        return CoLLMScorer(CoLLM(base, prompts, None, None), {}, config.candidates)
+    behaviour = models.load(config.behaviour, manifest.extra["sizes"], folder).to(base.device)
+    projector = mapping(behaviour, base.model.config.hidden_size)
+    try:
+        projector.load_state_dict(load_file(folder / MAPPING))
+    except RuntimeError as error:
+        raise BadArtifact(f"{folder / MAPPING} does not fit the backbone: {error}") from None
+    users = numbered(json.loads((folder / USERS).read_text()))
+    projector = projector.to(base.device).eval().requires_grad_(False)
+    return CoLLMScorer(CoLLM(base, prompts, behaviour, projector), users, config.candidates)
+
+
+def prompt_builder(tokenizer: Any, catalog: Catalog, config: CoLLMConfig) -> PairPrompts:
+    return PairPrompts(tokenizer, catalog, max_history=config.history, max_title_tokens=config.title_tokens)
+
+
+def numbered(user_ids: Sequence[str]) -> dict[str, int]:
+    return {user: number for number, user in enumerate(user_ids, start=1)}

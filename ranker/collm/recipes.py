@@ -1,0 +1,131 @@
+"""Named runs of CoLLM, and of TALLRec, which is its first step alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ranker.backbone import SMOLLM2, Quantization
+from ranker.behaviour.models import Name
+from ranker.fit import LINEAR_LAYERS
+from shared.config import override
+from shared.errors import BadInput
+
+Tune = Literal["text", "mapping", "mapping+model", "together"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoLLMConfig:
+    backbone: str = SMOLLM2
+    layers: int = 0
+    """Keep only the backbone's first layers; 0 keeps all."""
+    quantization: Quantization = "none"
+    tune: Tune = "mapping"
+    """text: LoRA on the text-only prompt and nothing else (TALLRec). mapping: then the mapping alone, LoRA frozen (the
+    paper). mapping+model: then the mapping and the collaborative model. together: everything at once."""
+    tallrec: str = ""
+    """The folder of a trained TALLRec on the same backbone: step one is read from there."""
+    behaviour: Name = "mf"
+    """The collaborative model. lrurec is the retriever's own, as trained."""
+    width: int = 256
+    window: int = 50
+    """Items of history that the collaborative model sees."""
+    history: int = 10
+    """Titles of history in the prompt."""
+    title_tokens: int = 32
+    candidates: int = 100
+    """At most, in one request."""
+    lora_rank: int = 8
+    lora_alpha: int = 16
+    lora_dropout: float = 0.05
+    lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
+    lora_first_layer: int = 0
+    negatives: int = 1
+    """Per event, where the data hold no labels."""
+    hard: float = 0.0
+    """Share of these negatives that the retriever would recommend; the others are drawn from the catalogue."""
+    text_prompts: int = 0
+    """Of step one; 0 is one epoch."""
+    mapping_prompts: int = 0
+    """Of step two; 0 is one epoch."""
+    batch: int = 16
+    learning_rate: float = 1e-3
+    warmup: int = 200
+    """Steps."""
+    schedule: Literal["linear", "cosine", "constant"] = "cosine"
+    least: float = 0.08
+    """Of the learning rate, at the end."""
+    clip: float = 1.0
+    validate_every: int = 4000
+    """Prompts."""
+    validation_pairs: int = 2000
+    patience: int = 5
+    """Validations without a better AUC."""
+    seed: int = 42
+
+
+def paper() -> CoLLMConfig:
+    """Section 5.1 with MF on Vicuna-7B: needs a GPU of 40 GB."""
+    return CoLLMConfig(backbone="lmsys/vicuna-7b-v1.3")
+
+
+def full() -> CoLLMConfig:
+    """SmolLM2 on a GPU: LoRA on every linear layer, three epochs' worth of the paper's ML-1M a step."""
+    return CoLLMConfig(lora_targets=LINEAR_LAYERS, text_prompts=100_000, mapping_prompts=100_000, width=256)
+
+
+def demo() -> CoLLMConfig:
+    """What two CPU cores train in a quarter of an hour."""
+    return CoLLMConfig(
+        layers=16,
+        width=64,
+        history=6,
+        title_tokens=9,
+        lora_targets=LINEAR_LAYERS,
+        lora_first_layer=4,
+        lora_rank=4,
+        lora_dropout=0.0,
+        hard=0.5,
+        text_prompts=3_200,
+        mapping_prompts=1_600,
+        warmup=20,
+        validate_every=800,
+        validation_pairs=400,
+    )
+
+
+RECIPES: dict[str, Callable[[], CoLLMConfig]] = {"demo": demo, "full": full, "paper": paper}
+
+
+def configure(recipe: str, overrides: dict[str, str], text_only: bool = False) -> CoLLMConfig:
+    """text_only: TALLRec. Raises BadInput for an unknown recipe, an unknown field or a value that cannot train."""
+    if recipe not in RECIPES:
+        raise BadInput(f"recipe {recipe!r} is unknown for collm; there are {', '.join(RECIPES)}")
+    config = override(RECIPES[recipe](), overrides)
+    if text_only:
+        config = replace(config, tune="text")
+    for name in (
+        "batch",
+        "width",
+        "window",
+        "candidates",
+        "validate_every",
+        "validation_pairs",
+        "patience",
+        "lora_rank",
+    ):
+        if getattr(config, name) < 1:
+            raise BadInput(f"{name}={getattr(config, name)}: at least 1")
+    for name in ("text_prompts", "mapping_prompts", "warmup", "layers", "lora_first_layer", "history", "seed"):
+        if getattr(config, name) < 0:
+            raise BadInput(f"{name}={getattr(config, name)}: 0 or more")
+    if not 0 <= config.hard <= 1:
+        raise BadInput(f"hard={config.hard}: a share, 0 to 1")
+    if config.negatives < 1:
+        raise BadInput(f"negatives={config.negatives}: at least 1, or there is nothing to tell apart")
+    if config.behaviour in ("gru4rec", "caser"):
+        raise BadInput(f"behaviour={config.behaviour} knows sequences only: take mf, lightgcn, sasrec, din or lrurec")
+    if config.tallrec and config.tune in ("text", "together"):
+        raise BadInput(f"tallrec={config.tallrec}: tune={config.tune} has no step two that could begin from it")
+    return config

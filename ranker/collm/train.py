@@ -1,0 +1,250 @@
+"""Training CoLLM in two steps (section 3.3): LoRA on text alone, which is TALLRec; then the mapping, LoRA frozen."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ranker import backbone as backbones
+from ranker import golden
+from ranker.backbone import Backbone
+from ranker.behaviour import lrurec
+from ranker.behaviour.fit import FitConfig, fit_pairs
+from ranker.behaviour.model import Behaviour, Sizes
+from ranker.behaviour.models import save
+from ranker.blend import Fit, fit, report
+from ranker.collm.batches import everything, pairs_of
+from ranker.collm.model import CoLLM, mapping, pair_loss
+from ranker.collm.rank import MAPPING, USERS, CoLLMScorer, numbered, prompt_builder
+from ranker.collm.recipes import CoLLMConfig
+from ranker.descent import Pace, Progress, descend, rows_at
+from ranker.evaluate import CANDIDATES, ask
+from ranker.fit import ADAPTER, add_lora, keep_memory, require_checkpoint, set_adapter_weights
+from ranker.opinion import opinions
+from shared import metrics
+from shared.artifact import Manifest, open_artifact, package_versions, seal, write_text, writing
+from shared.data.pairs import PairData, Pairs, real
+from shared.data.prepared import Prepared
+from shared.data.split import cases
+from shared.errors import BadInput
+from shared.history import History
+from shared.progress import progress
+from shared.protocols import Retriever
+
+
+def train(
+    data: Prepared | PairData,
+    config: CoLLMConfig,
+    out: Path,
+    *,
+    retriever: Retriever | None = None,
+    retriever_name: str = "",
+    retriever_folder: Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+) -> Manifest:
+    """Writes the artifact to `out`; `out`.partial holds the checkpoints meanwhile.
+
+    A prepared folder needs the retriever: it gives negatives and candidates, and the blend is fitted to it. On the
+    paper's own pairs the language model stands alone.
+    """
+    torch.manual_seed(config.seed)
+    keep_memory()
+    folder = out.with_name(out.name + ".partial")
+    require_checkpoint(folder, resume)
+    base = backbones.load(config.backbone, layers=config.layers, device=device, quantization=config.quantization)
+    pairs = data if isinstance(data, PairData) else pairs_of(data, _needed(retriever), config)
+    wrapped = _lora(base, config)
+    behaviour = None if config.tune == "text" else _behaviour(data, pairs, config, retriever_folder, base.device)
+    projector = mapping(behaviour, base.model.config.hidden_size).to(base.device) if behaviour else None
+    model = CoLLM(base, prompt_builder(base.tokenizer, data.catalog, config), behaviour, projector)
+    identity = {"config": asdict(config), "data": data.digest}
+    valid = _some(pairs.valid, config.validation_pairs, config.seed)
+    steps: dict[str, Progress] = {}
+    for step in _steps(config):
+        prompts = (config.text_prompts if step == "text" else config.mapping_prompts) or len(pairs.train)
+        weights = _weights(step, wrapped, projector, behaviour)
+        torch.manual_seed(config.seed)  # step one is the same bits whatever comes with it
+        hybrid = step != "text"
+
+        def loss_at(at: int, hybrid: bool = hybrid, step: str = step) -> Tensor:
+            wrapped.train(step in ("text", "together"))
+            rows_B = rows_at(at, config.batch, len(pairs.train), config.seed)
+            batch = pairs.train.take(rows_B)
+            logits_B = model.pair_logits(batch, hybrid)
+            return pair_loss(logits_B, torch.from_numpy(batch.labels_N).to(base.device))
+
+        def validate(hybrid: bool = hybrid) -> float:
+            wrapped.eval()
+            return metrics.auc(valid.labels_N, score_pairs(model, valid, hybrid, None))
+
+        pace = _pace(prompts, config)
+        steps[step] = descend(f"train {step}", weights, pace, loss_at, validate, folder / step, identity, resume)
+        for parameter in weights.values():
+            parameter.requires_grad_(False)
+    wrapped.eval()
+    scorer = CoLLMScorer(model, numbered(pairs.user_ids), config.candidates)
+    fitted = _blend(data, retriever, scorer, config) if isinstance(data, Prepared) else None
+    return _write(data, pairs, config, model, wrapped, scorer, steps, fitted, retriever_name, out)
+
+
+@torch.inference_mode()
+def score_pairs(model: CoLLM, pairs: Pairs, hybrid: bool, what: str | None) -> np.ndarray:
+    """Yes logits N, in the order of the pairs."""
+    logits_N = np.zeros(len(pairs))
+    with progress(what, len(pairs), "pairs") as advance:
+        # By the length of the history, so that a batch holds little padding.
+        order = np.argsort((pairs.histories_NL > 0).sum(1), kind="stable")
+        for rows in np.array_split(order, max(1, -(-len(order) // 32))) if len(order) else []:
+            logits_N[rows] = model.pair_logits(pairs.take(rows), hybrid).float().cpu().numpy()
+            advance(len(rows))
+    return logits_N
+
+
+def _steps(config: CoLLMConfig) -> list[str]:
+    first = [] if config.tallrec or config.tune == "together" else ["text"]
+    return first + ([config.tune] if config.tune != "text" else [])
+
+
+def _weights(
+    step: str, wrapped: Any, projector: nn.Module | None, behaviour: Behaviour | None
+) -> dict[str, nn.Parameter]:
+    """What a step trains, by name; all else is frozen."""
+    weights: dict[str, nn.Parameter] = {}
+    lora = {n: p for n, p in wrapped.named_parameters() if "lora_" in n}
+    if step in ("text", "together"):
+        weights |= lora
+    if step != "text" and projector is not None:
+        weights |= {f"mapping.{n}": p for n, p in projector.named_parameters()}
+    if step in ("mapping+model", "together") and behaviour is not None:
+        weights |= {f"behaviour.{n}": p for n, p in behaviour.named_parameters()}
+    for parameter in lora.values():
+        parameter.requires_grad_(False)
+    for parameter in weights.values():
+        parameter.requires_grad_(True)
+    return weights
+
+
+def _pace(prompts: int, config: CoLLMConfig) -> Pace:
+    return Pace(
+        prompts=prompts,
+        batch=config.batch,
+        learning_rate=config.learning_rate,
+        warmup=config.warmup,
+        schedule=config.schedule,
+        least=config.least,
+        clip=config.clip,
+        validate_every=config.validate_every,
+        patience=config.patience,
+    )
+
+
+def _needed(retriever: Retriever | None) -> Retriever:
+    if retriever is None:
+        raise BadInput(
+            "a prepared data folder holds no labels: give the retriever that proposes negatives, --retriever."
+        )
+    return retriever
+
+
+def _behaviour(
+    data: Prepared | PairData, pairs: PairData, config: CoLLMConfig, retriever: Path | None, device: torch.device
+) -> Behaviour:
+    if config.behaviour == "lrurec":
+        if retriever is None:
+            raise BadInput("behaviour=lrurec is the retriever's own model: give its artifact with --retriever.")
+        return lrurec.read(retriever, data.catalog).requires_grad_(False).to(device)
+    train = pairs.train if isinstance(data, PairData) else everything(data, config)
+    sizes = Sizes(users=len(pairs.user_ids), items=len(data.catalog), width=config.width, window=config.window)
+    fitting = FitConfig(seed=config.seed)
+    model, _ = fit_pairs(config.behaviour, sizes, train, pairs.valid, fitting, device)
+    return model
+
+
+def _lora(base: Backbone, config: CoLLMConfig) -> Any:
+    wrapped = add_lora(
+        base.model,
+        rank=config.lora_rank,
+        alpha=config.lora_alpha,
+        dropout=config.lora_dropout,
+        targets=config.lora_targets,
+        first_layer=config.lora_first_layer,
+        dtype=base.dtype,
+    ).to(base.device)
+    if config.tallrec:
+        first = Path(config.tallrec)
+        made = open_artifact(first, "ranker", methods=("tallrec",)).config
+        for key in ("backbone", "layers", "lora_rank", "lora_alpha", "lora_first_layer"):
+            if made[key] != getattr(config, key):
+                raise BadInput(
+                    f"tallrec={first} was trained with {key}={made[key]!r}, this run has {getattr(config, key)!r}."
+                )
+        set_adapter_weights(wrapped, load_file(first / ADAPTER))
+    return wrapped
+
+
+def _some(pairs: Pairs, wanted: int, seed: int) -> Pairs:
+    return pairs.take(np.random.default_rng((seed, 4)).permutation(len(pairs))[:wanted])
+
+
+def _blend(data: Prepared, retriever: Retriever | None, scorer: CoLLMScorer, config: CoLLMConfig) -> Fit:
+    asked = ask(_needed(retriever), list(cases(data, "valid")), CANDIDATES, data.user_ids)
+    logits_UC, _ = opinions(scorer, asked, "fit the blend")
+    return fit(asked.scores_UC, logits_UC, asked.truth_U, config.seed)
+
+
+def _write(
+    data: Prepared | PairData,
+    pairs: PairData,
+    config: CoLLMConfig,
+    model: CoLLM,
+    wrapped: Any,
+    scorer: CoLLMScorer,
+    steps: Mapping[str, Progress],
+    fitted: Fit | None,
+    retriever_name: str,
+    out: Path,
+) -> Manifest:
+    history = History(tuple(real(pairs.valid.histories_NL[0])), pairs.user_ids[pairs.valid.users_N[0] - 1])
+    items = sorted({int(i) for i in pairs.valid.items_N[:200]})[:CANDIDATES]
+    extra: dict[str, Any] = {
+        "answers": model.prompts.answers,
+        "blend": fitted.weight if fitted else 1.0,
+        "blended_with": retriever_name,
+        "golden": golden.make(scorer, history, items),
+    }
+    with writing(out) as draft:
+        named = {n: p.detach().cpu().contiguous() for n, p in wrapped.named_parameters() if "lora_" in n}
+        save_file(named, draft / ADAPTER)
+        if model.behaviour is not None and model.mapping is not None:
+            save_file({n: t.cpu().contiguous() for n, t in model.mapping.state_dict().items()}, draft / MAPPING)
+            extra["sizes"] = save(model.behaviour, draft)
+            write_text(draft / USERS, json.dumps(list(pairs.user_ids)))
+        manifest = Manifest(
+            kind="ranker",
+            method="tallrec" if config.tune == "text" else "collm",
+            config=asdict(config),
+            seed=config.seed,
+            metrics={
+                "valid_auc": list(steps.values())[-1].best,
+                "train_seconds": round(sum(run.seconds for run in steps.values()), 1),
+                "steps": {name: {"curve": run.curve, "best_prompts": run.best_prompts} for name, run in steps.items()},
+            }
+            | (report(fitted) if fitted else {}),
+            extra=extra,
+            data_digest=data.digest,
+            catalog_fingerprint=data.catalog.fingerprint(),
+            packages=package_versions("torch", "transformers", "peft", "numpy", "safetensors", "tandem-rec"),
+        )
+        manifest = seal(draft, manifest)
+    shutil.rmtree(out.with_name(out.name + ".partial"), ignore_errors=True)
+    return manifest

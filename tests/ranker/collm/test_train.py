@@ -1,0 +1,230 @@
+"""A whole training in miniature: what each step may change, and what it learns."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import ranker.collm.train as training
+from ranker import backbone
+from ranker.behaviour.models import FILE
+from ranker.collm.evaluate import measured, report
+from ranker.collm.rank import MAPPING, CoLLMScorer
+from ranker.collm.recipes import RECIPES, configure
+from ranker.fit import ADAPTER
+from ranker.registry import load
+from shared.artifact import Manifest
+from shared.errors import BadArtifact, BadInput, GoldenMismatch, LabelMismatch
+from shared.protocols import Ranker
+from tests.contracts.ranker import RankerContract
+from tests.ranker import tiny
+from tests.ranker.collm import made
+
+CATALOG = tiny.DATA.catalog
+
+
+@pytest.fixture(scope="module")
+def artifacts(bpe_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """TALLRec and CoLLM in several forms, all of one seed. Copy before changing."""
+    folder = tmp_path_factory.mktemp("collm")
+    kinds: dict[str, dict[str, object]] = {
+        "tallrec": {"tune": "text"},
+        "mf": {},
+        "din": {"behaviour": "din"},
+        "read": {"tallrec": str(folder / "tallrec")},
+        "model": {"tune": "mapping+model"},
+        "together": {"tune": "together"},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbone, "best_dtype", lambda device: torch.float32)
+        for name, changes in kinds.items():
+            made.trained(folder / name, bpe_folder, **changes)
+    return {name: folder / name for name in kinds}
+
+
+def same(one: Path, other: Path, name: str) -> bool:
+    a, b = load_file(one / name), load_file(other / name)
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+class TestCoLLM(RankerContract):
+    items = tiny.ITEMS
+
+    @pytest.fixture
+    def ranker(self, artifacts: dict[str, Path]) -> Ranker:
+        loaded = load(artifacts["mf"], CATALOG, device="cpu")
+        loaded.ranker.weight = 0.5  # type: ignore[attr-defined]
+        return loaded.ranker
+
+
+class TestWithDIN(TestCoLLM):
+    @pytest.fixture
+    def ranker(self, artifacts: dict[str, Path]) -> Ranker:
+        loaded = load(artifacts["din"], CATALOG, device="cpu")
+        loaded.ranker.weight = 1.0  # type: ignore[attr-defined]
+        return loaded.ranker
+
+
+class TestTALLRec(TestCoLLM):
+    @pytest.fixture
+    def ranker(self, artifacts: dict[str, Path]) -> Ranker:
+        loaded = load(artifacts["tallrec"], CATALOG, device="cpu")
+        loaded.ranker.weight = 1.0  # type: ignore[attr-defined]
+        return loaded.ranker
+
+
+def test_step_two_leaves_lora_bit_equal_to_tallrecs(artifacts: dict[str, Path]) -> None:
+    for name in ("mf", "din", "model", "read"):
+        assert same(artifacts[name], artifacts["tallrec"], ADAPTER)
+    assert not same(artifacts["together"], artifacts["tallrec"], ADAPTER)
+
+
+def test_step_one_may_be_read_from_an_artifact(artifacts: dict[str, Path]) -> None:
+    """Step two begins from other random numbers, so that its mapping is another, of the same make."""
+    assert load(artifacts["read"], CATALOG, device="cpu").manifest.metrics["steps"].keys() == {"mapping"}
+
+
+def test_only_the_variants_that_say_so_tune_the_collaborative_model(artifacts: dict[str, Path]) -> None:
+    assert same(artifacts["mf"], artifacts["read"], FILE)
+    assert not same(artifacts["mf"], artifacts["model"], FILE)
+    assert not same(artifacts["mf"], artifacts["together"], FILE)
+
+
+def test_the_manifest_says_what_was_made(artifacts: dict[str, Path]) -> None:
+    text, whole = (load(artifacts[name], CATALOG, device="cpu").manifest for name in ("tallrec", "mf"))
+    assert (text.method, whole.method) == ("tallrec", "collm")
+    assert set(text.files) == {ADAPTER}
+    assert set(whole.files) == {ADAPTER, FILE, MAPPING, "users.json"}
+    assert list(whole.metrics["steps"]) == ["text", "mapping"]
+    assert [prompts for prompts, *_ in whole.metrics["steps"]["mapping"]["curve"]] == [16, 32, 48]
+
+
+def test_what_was_trained_reproduces_its_golden_score(artifacts: dict[str, Path]) -> None:
+    for folder in artifacts.values():
+        load(folder, CATALOG, device="cpu").self_test()
+
+
+def test_other_weights_of_the_backbone_fail_the_self_test(
+    artifacts: dict[str, Path], bpe_folder: Path, tmp_path: Path
+) -> None:
+    tokenizer = backbone.load(str(bpe_folder), device="cpu").tokenizer
+    other = tiny.save(tmp_path / "other", tokenizer, tiny.llama(len(tokenizer), seed=5))
+    with pytest.raises(GoldenMismatch):
+        load(artifacts["mf"], CATALOG, backbone=str(other), device="cpu").self_test()
+
+
+def test_a_backbone_of_another_tokenizer_or_width_is_refused(artifacts: dict[str, Path], tmp_path: Path) -> None:
+    tokenizer = tiny.bpe(["zig zag zoo " * 40, *tiny.corpus()])
+    other = tiny.save(tmp_path / "other", tokenizer, tiny.llama(len(tokenizer)))
+    with pytest.raises(LabelMismatch):
+        load(artifacts["mf"], CATALOG, backbone=str(other), device="cpu")
+    narrow = tiny.save(tmp_path / "narrow", tokenizer, tiny.llama(len(tokenizer), hidden=32))
+    with pytest.raises(BadArtifact):
+        load(artifacts["mf"], CATALOG, backbone=str(narrow), device="cpu")
+
+
+def test_an_interrupted_run_ends_as_a_whole_one(
+    artifacts: dict[str, Path], bpe_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut in step two, after 6 steps of 4 in step one and 2 more."""
+    calls = 0
+    whole = training.pair_loss
+
+    def cut(*args: torch.Tensor) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 8:
+            raise KeyboardInterrupt
+        return whole(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "pair_loss", cut)
+        with pytest.raises(KeyboardInterrupt):
+            made.trained(tmp_path / "cut", bpe_folder)
+    made.trained(tmp_path / "cut", bpe_folder, resume=True)
+    for name in (ADAPTER, MAPPING, FILE):
+        assert same(tmp_path / "cut", artifacts["mf"], name)
+    assert [path.name for path in tmp_path.iterdir()] == ["cut"]
+
+
+def test_resuming_where_nothing_was_begun_is_refused(bpe_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=r"out\.partial holds no checkpoint"):
+        made.trained(tmp_path / "out", bpe_folder, resume=True)
+
+
+def test_the_mapping_learns_a_taste_that_no_title_tells(bpe_folder: Path, tmp_path: Path) -> None:
+    """All titles are alike: TALLRec stays at chance, the collaborative vectors tell it all."""
+    data = made.pair_data()
+    settings = made.config(
+        bpe_folder,
+        text_prompts=64,
+        mapping_prompts=2400,
+        batch=16,
+        learning_rate=5e-3,
+        width=16,
+        validation_pairs=200,
+        validate_every=400,
+    )
+    training.train(data, settings, tmp_path / "out", device="cpu")
+    scorer = load(tmp_path / "out", data.catalog, device="cpu").ranker.scorer  # type: ignore[attr-defined]
+    assert isinstance(scorer, CoLLMScorer)
+    rows = report(scorer, data)["rows"]
+    assert rows["hybrid"]["all"]["auc"] > 0.9
+    assert rows["hybrid"]["all"]["uauc"] > 0.85
+    assert abs(rows["text only"]["all"]["auc"] - 0.5) < 0.12
+    assert rows["collaborative model"]["warm"]["pairs"] + rows["collaborative model"]["cold"]["pairs"] == 300
+
+
+def test_warm_and_cold_are_measured_apart() -> None:
+    pairs = made.pairs(300, 5)
+    scores_N = pairs.labels_N + 0.0
+    scores_N[~pairs.warm_N] *= -1
+    rows = measured(pairs, scores_N)
+    assert (rows["warm"]["auc"], rows["cold"]["auc"]) == (1.0, 0.0)
+    assert rows["warm"]["pairs"] == int(pairs.warm_N.sum())
+
+
+def test_events_alone_need_a_retriever(bpe_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="--retriever"):
+        training.train(tiny.DATA, made.config(bpe_folder), tmp_path / "out", device="cpu")
+    with pytest.raises(BadInput, match="--retriever"):
+        training.train(made.pair_data(), made.config(bpe_folder, behaviour="lrurec"), tmp_path / "out", device="cpu")
+
+
+def test_step_one_of_another_make_is_refused(artifacts: dict[str, Path], bpe_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="lora_rank=8"):
+        made.trained(tmp_path / "out", bpe_folder, tallrec=str(artifacts["tallrec"]), lora_rank=4)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fault"),
+    [
+        ({"batch": "0"}, "batch=0"),
+        ({"hard": "1.5"}, "hard=1.5"),
+        ({"negatives": "0"}, "negatives=0"),
+        ({"behaviour": "caser"}, "behaviour=caser"),
+        ({"tune": "together", "tallrec": "x"}, "no step two"),
+        ({"tune": "never"}, "one of"),
+    ],
+)
+def test_configs_that_cannot_train_are_refused(overrides: dict[str, str], fault: str) -> None:
+    with pytest.raises(BadInput, match=fault):
+        configure("demo", overrides)
+
+
+def test_recipes_are_whole_configs() -> None:
+    for recipe in RECIPES:
+        assert configure(recipe, {}).tune == "mapping"
+        assert configure(recipe, {}, text_only=True).tune == "text"
+    with pytest.raises(BadInput, match="unknown for collm"):
+        configure("nowhere", {})
+
+
+def test_manifests_are_json(artifacts: dict[str, Path]) -> None:
+    for folder in artifacts.values():
+        kept = Manifest.model_validate_json((folder / "manifest.json").read_bytes())
+        assert json.loads(json.dumps(kept.extra)) == kept.extra
