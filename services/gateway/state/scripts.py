@@ -33,8 +33,8 @@ return {
   table.concat(redis.call('ZRANGE', seen, 0, -1), '\\n'),
 }
 """)
-"""The version, then `arrival:item` and the seen items, one a line: no id holds a control character, and one string is
-read faster than a thousand."""
+"""The version; the history, arrival and item in turn; the seen items. One a line: no id holds a control character, and one
+string is read faster than a thousand."""
 
 APPEND = Script("""
 local history, seen, events, sessions = unpack(KEYS)
@@ -52,7 +52,7 @@ for at = 8 + links, #ARGV, 4 do
     if kind == 'dismissal' then
       redis.call('ZADD', seen, 'GT', timestamp, item)
     else
-      redis.call('ZADD', history, timestamp, string.format('%014x:', version) .. item)
+      redis.call('ZADD', history, timestamp, string.format('%014x\\n', version) .. item)
     end
   end
   accepted[#accepted + 1] = fresh and '1' or '0'

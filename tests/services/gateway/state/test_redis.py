@@ -281,7 +281,9 @@ async def test_an_erasure_also_takes_keys_of_the_wrong_type(redis: RedisState, s
 
 GARBAGE: dict[str, tuple[list[str], list[str]]] = {
     "a history without arrivals": (["ZADD", USER.history, "1", "item"], ["read"]),
-    "a history of another form": (["ZADD", USER.history, "1", "0000000000000z:item"], ["read"]),
+    "a history of two without arrivals": (["ZADD", USER.history, "1", "item", "2", "other"], ["read"]),
+    "a history of another form": (["ZADD", USER.history, "1", "0000000000000z\nitem"], ["read"]),
+    "a history of longer arrivals": (["ZADD", USER.history, "1", "0000000000000000\nitem"], ["read"]),
     "a version that is no integer": (["ZADD", USER.events, "1.5", "event"], ["read", "erase"]),
     "an infinite version": (["ZADD", USER.events, "inf", "event"], ["read", "erase"]),
     "an item version that is none": (["HSET", keys.items(T), "", "many"], ["read", "items", "set_item"]),
