@@ -118,7 +118,7 @@ def _ranker(args: Ranker) -> None:
 
 
 def _blend(args: Blend) -> None:
-    from ranker.llamarec.refit import refit
+    from ranker.refit import refit
     from retriever.retrieve import load as load_retriever
     from shared.data.prepared import load
 
