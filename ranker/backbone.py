@@ -10,6 +10,7 @@ import copy
 import json
 import os
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,12 +78,12 @@ def load(
     """`name` is smollm2-135m, a Hugging Face name or a local folder; `layers` > 0 keeps only the first ones.
 
     dtype: bfloat16 where the processor multiplies it natively, else float32, unless given.
-    Raises BadInput for a model that cannot be had, is not of the Llama family, or NF4 without CUDA.
+    Raises BadInput for a model that cannot be had, is not of the Llama family, or NF4 without bitsandbytes.
     """
     where = _device(device)
     dtype = dtype or best_dtype(where)
-    if quantization == "nf4" and where.type != "cuda":
-        raise BadInput("quantization nf4 needs a CUDA device (bitsandbytes); use --set quantization=none on a CPU")
+    if quantization == "nf4" and find_spec("bitsandbytes") is None:
+        raise BadInput("quantization nf4 needs bitsandbytes: pip install 'tandem-rec[gpu]', or --set quantization=none")
     folder = smollm2_folder() if name == SMOLLM2 else name
     model, tokenizer = _from_pretrained(str(folder), where, dtype, quantization)
     _require_llama(name, model)

@@ -56,8 +56,9 @@ def test_layers_that_the_backbone_does_not_have_are_refused(bpe_folder: Path, la
         backbone.load(str(bpe_folder), layers=layers)
 
 
-def test_four_bits_without_cuda_are_refused_before_anything_is_read() -> None:
-    with pytest.raises(BadInput, match=r"nf4 needs a CUDA device.*quantization=none"):
+def test_four_bits_without_bitsandbytes_are_refused_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbone, "find_spec", lambda name: None)
+    with pytest.raises(BadInput, match=r"nf4 needs bitsandbytes.*quantization=none"):
         backbone.load("no/such/model", device="cpu", quantization="nf4")
 
 
