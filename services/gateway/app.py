@@ -27,6 +27,8 @@ from services.gateway.routes_state import state_routes
 from services.gateway.settings import GatewaySettings
 from services.gateway.state.settings import open_state
 from services.http.application import application
+from services.http.door import by_keys
+from services.http.rates import Rates
 
 DESCRIPTION = "Two-stage recommendation: a sequential model retrieves, a language model ranks."
 RETRY_S = 1.0
@@ -35,8 +37,9 @@ RETRY_S = 1.0
 
 def create(settings: GatewaySettings, histories: Histories) -> FastAPI:
     """The gateway as its own process: the other two services answer over HTTP."""
-    to_retrieval = client(str(settings.retrieval_url))
-    to_ranking = client(str(settings.ranking_url))
+    secrets = settings.internal_secrets()
+    to_retrieval = client(str(settings.retrieval_url), secrets)
+    to_ranking = client(str(settings.ranking_url), secrets)
     resources = AsyncExitStack()
     resources.push_async_callback(to_retrieval.aclose)
     resources.push_async_callback(to_ranking.aclose)
@@ -90,11 +93,23 @@ def compose(
             await cache.aclose()
             await state.aclose()
 
+    rates = Rates(settings.redis_url.get_secret_value() if settings.redis_url else None)
+    resources.push_async_callback(rates.aclose)
     routers = [
         routes(recommender, reranker, retrieval, ranking, policy),
         state_routes(state, histories, retrieval, policy, settings.data_tenant, observe.clicked),
     ]
-    return application("Tandem", routers, popular.why_not_ready, settings, registry, lifespan, description=DESCRIPTION)
+    return application(
+        "Tandem",
+        routers,
+        popular.why_not_ready,
+        settings,
+        registry,
+        lifespan,
+        description=DESCRIPTION,
+        known=by_keys(settings.api_keys_file),
+        rates=rates,
+    )
 
 
 async def _keep_fresh(popular: Popular, loaded: Loaded, every_s: float) -> None:

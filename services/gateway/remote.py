@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Sequence
 from typing import TypeVar
 from urllib.parse import quote
 
 import httpx
-import structlog
 from pydantic import BaseModel, ValidationError
 
+from services.http.logs import request_id
 from services.http.observe import HEADER as REQUEST_ID
 from services.http.problems import error_of
+from services.http.signature import HEADER as SIGNATURE
+from services.http.signature import sign
+from shared.deadline import HEADER as DEADLINE
 from shared.deadline import Deadline
 from shared.errors import BadAnswer, DeadlineExceeded, Overloaded, TandemError, Unavailable
 from shared.wire import (
@@ -30,11 +34,25 @@ KEEPALIVE_S = 4.0
 """Shorter than the servers' own, so that no request goes into a connection that is just being closed."""
 
 
-def client(base_url: str) -> httpx.AsyncClient:
-    """Without a bound of its own: requests in flight are bounded at the door, and httpcore 1.0.9 loses a connection
-    for good when a request is cancelled while it waits for one (encode/httpcore issue 1093)."""
+def client(base_url: str, secrets: Sequence[bytes] = ()) -> httpx.AsyncClient:
+    """Signs with the first of the secrets. Without a bound of its own: requests in flight are bounded at the door, and
+    httpcore 1.0.9 loses a connection for good when a request is cancelled while it waits for one (encode/httpcore
+    issue 1093)."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE_S)
-    return httpx.AsyncClient(base_url=base_url, limits=limits, trust_env=False)
+    auth = Signature(secrets[0]) if secrets else None
+    return httpx.AsyncClient(base_url=base_url, limits=limits, trust_env=False, auth=auth)
+
+
+class Signature(httpx.Auth):
+    requires_request_body = True
+
+    def __init__(self, secret: bytes) -> None:
+        self._secret = secret
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        deadline = request.headers.get(DEADLINE, "")
+        request.headers[SIGNATURE] = sign(self._secret, request.method, request.url.raw_path, deadline, request.content)
+        yield request
 
 
 class Remote:
@@ -52,7 +70,9 @@ class Remote:
     ) -> Answer:
         if deadline.expired:
             raise DeadlineExceeded(f"no time is left to ask the {self._name} service")
-        headers = deadline.header() | _request_id()
+        headers = deadline.header()
+        if of_request := request_id():
+            headers[REQUEST_ID] = of_request
         content = None
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -113,8 +133,3 @@ class RemoteRanking(Remote):
 
     async def rank(self, request: RankRequest, deadline: Deadline) -> RankAnswer:
         return await self._call("POST", "/rank", request, RankAnswer, deadline)
-
-
-def _request_id() -> dict[str, str]:
-    request_id = structlog.contextvars.get_contextvars().get("request_id")
-    return {REQUEST_ID: request_id} if request_id else {}

@@ -19,6 +19,9 @@ class GatewaySettings(StateSettings, CacheSettings):
     ranking_url: HttpUrl = Field(
         default=HttpUrl("http://127.0.0.1:8002"), description="Where the ranking service answers."
     )
+    api_keys_file: Path | None = Field(
+        default=None, description="Who may ask for what, made by `tandem keys add`; unset: everybody, everything."
+    )
     default_timeout_ms: int = Field(
         default=1000,
         ge=1,

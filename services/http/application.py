@@ -10,9 +10,8 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from services.http import docs, health, problems
 from services.http.admission import Admission
-from services.http.body import BodyLimit
-from services.http.departure import Departure
 from services.http.door import Door, Known, everybody
+from services.http.intake import Intake
 from services.http.observe import Observe
 from services.http.rates import Rates
 from services.http.settings import HttpSettings
@@ -36,16 +35,15 @@ def application(
     app = FastAPI(title=title, description=description, version="1", lifespan=lifespan, openapi_url=None)
     problems.install(app)
     ProcessCollector(registry=registry)
+    # Not included but taken over: FastAPI 0.165 matches an included route twice, which is 10 of some 100 microseconds.
+    for router in (*routers, health.routes(ready, registry), docs.routes(app)):
+        app.router.routes.extend(router.routes)
     for router in routers:
-        app.include_router(router, responses=problems.DOCUMENTED)
-        app.include_router(router, prefix="/v1", responses=problems.DOCUMENTED)
-    app.include_router(health.routes(ready, registry))
-    app.include_router(docs.routes(app))
+        app.include_router(router, prefix="/v1")
     token = settings.metrics_token.get_secret_value() if settings.metrics_token else None
     # The last one added is the outermost.
     app.add_middleware(SignedBody)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_seconds=settings.max_body_seconds)
-    app.add_middleware(Departure)
+    app.add_middleware(Intake, max_bytes=settings.max_body_bytes, max_seconds=settings.max_body_seconds)
     app.add_middleware(
         Admission,
         max_concurrency=settings.max_concurrency,

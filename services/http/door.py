@@ -5,12 +5,13 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from collections.abc import Callable
+from pathlib import Path
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.http.caller import CALLER, EVERYBODY, Caller
 from services.http.health import METRICS, PROBES
-from services.http.keys import Headers, bearer
+from services.http.keys import Headers, Keys, bearer
 from services.http.logs import note
 from services.http.problems import REQUEST_ID, of_error
 from services.http.rates import Rates
@@ -25,6 +26,11 @@ SCRAPER = Caller("default", "metrics", frozenset({"admin"}))
 def everybody(scope: Scope, headers: Headers) -> Caller:
     """A `Known` for where no keys are set."""
     return EVERYBODY
+
+
+def by_keys(file: Path | None) -> Known:
+    """Everybody is let in where there is no file. Raises BadInput for one that cannot be read."""
+    return Keys(file) if file else everybody
 
 
 class Door:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -19,12 +20,14 @@ PROBES = frozenset({"/livez", "/readyz"})
 ALWAYS = PROBES | {METRICS}
 """Never refused for overload: a busy process must still say that it lives, and how busy it is."""
 
+LOCKED: dict[int | str, dict[str, Any]] = {status: DOCUMENTED[status] for status in (401, 403, 429)}
+
 Ready = Callable[[], str | None]
 """Why the process can't work yet, or None when it can."""
 
 
 def routes(ready: Ready, registry: CollectorRegistry) -> APIRouter:
-    router = Router(tags=["health"])
+    router = Router(tags=["health"], responses={})
 
     @router.get("/livez", summary="The process turns")
     async def livez() -> dict[str, str]:
@@ -36,7 +39,9 @@ def routes(ready: Ready, registry: CollectorRegistry) -> APIRouter:
             raise Unavailable(reason)
         return {"status": "ready"}
 
-    @router.get(METRICS, summary="Prometheus metrics", response_class=Response, dependencies=[needs("admin")])
+    @router.get(
+        METRICS, summary="Prometheus metrics", response_class=Response, dependencies=[needs("admin")], responses=LOCKED
+    )
     async def metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 

@@ -12,6 +12,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from services.http import logs
 from services.http.admission import REFUSED
 from services.http.health import ALWAYS
 from services.http.logs import LINE, note
@@ -97,8 +98,10 @@ class Observe:
         series[1].observe(seconds)
         if REFUSED not in scope:
             line |= {"method": method, "route": route, "status": status, "ms": round(seconds * 1000, 2)}
-            write = log.debug if scope["path"] in ALWAYS else log.info
-            write("request", **line)
+            if scope["path"] in ALWAYS:
+                log.debug("request", **line)
+            else:
+                logs.request(line)
 
 
 def _request_id(scope: Scope) -> str:

@@ -6,20 +6,19 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import structlog
 from limits import RateLimitItem
 from limits import parse as parse_limit
 from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter as Counter
-from redis.asyncio import ConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
 from services.http.caller import Caller
-from shared.errors import RateLimited
+from shared.errors import BadInput, RateLimited
+
+if TYPE_CHECKING:
+    from redis.asyncio import ConnectionPool
 
 TIMEOUT_S = 0.05
 RETRY_S = 1.0
@@ -108,7 +107,7 @@ class Rates:
             try:
                 async with asyncio.timeout(TIMEOUT_S):
                     return await question(self._shared)
-            except (RedisError, OSError, TimeoutError) as error:
+            except Exception as error:  # what answers may be no Redis, and then its client raises whatever comes to it
                 self._shared_again_at = time.monotonic() + RETRY_S
                 log.warning("rates are counted in this process alone", error=type(error).__name__)
             finally:
@@ -117,16 +116,24 @@ class Rates:
 
 
 def _pool(url: str) -> ConnectionPool:
-    # No retries: the count in this process is at hand.
-    once = Retry(NoBackoff(), 0)
-    return ConnectionPool.from_url(
-        url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=once, max_connections=MAX_PENDING
-    )
+    """Raises BadInput for a URL that is none, without showing it."""
+    # Imported here: a process without Redis does without the half second that its client takes to load.
+    from redis.asyncio import ConnectionPool
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+
+    once = Retry(NoBackoff(), 0)  # the count in this process is at hand
+    options = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S, "max_connections": MAX_PENDING}
+    try:
+        return ConnectionPool.from_url(url, retry=once, **options)
+    except ValueError:
+        raise BadInput("TANDEM_REDIS_URL is not a Redis URL; write redis://[user:password@]host[:port][/db]") from None
 
 
 def _storage(pool: ConnectionPool) -> RedisStorage:
     # The address only says which client: the pool has the connections.
-    return RedisStorage("async+redis://", implementation="redispy", key_prefix=NAMESPACE, connection_pool=pool)  # type: ignore[arg-type]
+    options: dict[str, Any] = {"connection_pool": pool}
+    return RedisStorage("async+redis://", implementation="redispy", key_prefix=NAMESPACE, **options)
 
 
 def _refusal(mine: Allowance, now: float) -> RateLimited:

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from services.http.caller import Needs, Scope, require
+from services.http.problems import DOCUMENTED
 from services.http.strict import parse
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -50,7 +51,8 @@ class Route(APIRoute):
 
 
 class Router(APIRouter):
-    """An APIRouter of such routes."""
+    """An APIRouter of such routes, which documents every status that any of them can have."""
 
     def __init__(self, **options: Any) -> None:
+        options.setdefault("responses", DOCUMENTED)
         super().__init__(route_class=Route, **options)

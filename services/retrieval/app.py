@@ -6,11 +6,14 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
 
-from fastapi import APIRouter, FastAPI, Path, Query
+from fastapi import FastAPI, Path, Query
 from prometheus_client import CollectorRegistry
 
 from services.http.application import application
 from services.http.budget import Inherited
+from services.http.caller import needs
+from services.http.routes import Router
+from services.http.signature import by_signature
 from services.retrieval.service import RetrievalService
 from services.retrieval.settings import RetrievalSettings
 from shared.wire import (
@@ -33,11 +36,19 @@ def create(settings: RetrievalSettings, service: RetrievalService) -> FastAPI:
         yield
         service.close()
 
-    return application("Tandem retrieval", [routes(service)], lambda: None, settings, CollectorRegistry(), lifespan)
+    return application(
+        "Tandem retrieval",
+        [routes(service)],
+        lambda: None,
+        settings,
+        CollectorRegistry(),
+        lifespan,
+        known=by_signature(settings.internal_secrets()),
+    )
 
 
-def routes(service: RetrievalService) -> APIRouter:
-    router = APIRouter()
+def routes(service: RetrievalService) -> Router:
+    router = Router(dependencies=[needs("internal")])
 
     @router.post("/retrieve", response_model_exclude_none=True, summary="Candidates for one history")
     async def retrieve(request: RetrieveRequest, deadline: Inherited) -> RetrieveAnswer:

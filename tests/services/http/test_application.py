@@ -8,11 +8,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import FastAPI, Request
 from prometheus_client import CollectorRegistry
 
 from services.http.application import application
+from services.http.caller import needs
 from services.http.logs import hashed
+from services.http.routes import Router
 from services.http.settings import HttpSettings
 from tests.services.asgi import client
 
@@ -26,7 +28,7 @@ class Probe:
         self.started = asyncio.Event()
         self.release = asyncio.Event()
         self.cancelled = False
-        router = APIRouter()
+        router = Router(dependencies=[needs("read")])
 
         @router.post("/wait")
         async def wait() -> dict[str, str]:
