@@ -21,6 +21,8 @@ class TrainConfig:
     batch: int = 64
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
+    label_smoothing: float = 0.0
+    """Share of each target that is spread over the whole catalogue."""
     clip: float = 5.0
     """Gradient norm."""
     average: float = 0.999
@@ -52,6 +54,7 @@ RANGES = {
     **dict.fromkeys(("window", "width", "state", "blocks", "batch", "epochs", "validate_every", "patience"), (1, 1e9)),
     **dict.fromkeys(("dropout", "attention_dropout"), (0, 0.99)),
     "average": (0, 0.99999),
+    "label_smoothing": (0, 0.99),
     **dict.fromkeys(("learning_rate", "clip"), (1e-12, 1e9)),
     "weight_decay": (0, 1e9),
     "seed": (0, 2**63 - 1),

@@ -62,7 +62,7 @@ def train(data: Prepared, config: TrainConfig, out: Path, resume: bool = False) 
             for i, batch_BL in enumerate(train_batches(pieces, config.batch, config.window, rng)):
                 if i < run.step - epoch * steps_per_epoch:
                     continue  # done before the checkpoint
-                loss = _step(model, optimizer, batch_BL, config.clip)
+                loss = _step(model, optimizer, batch_BL, config)
                 run.step += 1
                 average.follow(run.step)
                 advance(1, f"loss {loss:.3f}  best Recall@10 {run.best:.4f}")
@@ -93,13 +93,20 @@ def _optimizer(model: LRURec, config: TrainConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.learning_rate, eps=1e-9)
 
 
-def loss_of(model: LRURec, batch_BL: Tensor) -> Tensor:
-    """Mean cross-entropy over the real positions; only these pay for the product with the item table."""
+def loss_of(model: LRURec, batch_BL: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Mean cross-entropy over the real positions; only these pay for the product with the item table.
+
+    smoothing: share of each target that is spread evenly over the catalogue (Szegedy et al., 2016, section 7).
+    """
     inputs_BL, targets_BL = batch_BL[:, :-1], batch_BL[:, 1:]
     real_BL = inputs_BL != PAD
     logits_NV = model.scores(model.encode(inputs_BL)[real_BL])
     logits_NV[:, PAD] = -torch.inf
-    return F.cross_entropy(logits_NV, targets_BL[real_BL])
+    loss = F.cross_entropy(logits_NV, targets_BL[real_BL])
+    if not smoothing:
+        return loss
+    even = torch.logsumexp(logits_NV, dim=1) - logits_NV[:, PAD + 1 :].mean(dim=1)
+    return (1 - smoothing) * loss + smoothing * even.mean()
 
 
 class Average:
@@ -118,12 +125,12 @@ class Average:
                 kept.lerp_(now, 1 - decay)
 
 
-def _step(model: LRURec, optimizer: torch.optim.Optimizer, batch_BL: Tensor, clip: float) -> float:
+def _step(model: LRURec, optimizer: torch.optim.Optimizer, batch_BL: Tensor, config: TrainConfig) -> float:
     model.train()
-    loss = loss_of(model, batch_BL)
+    loss = loss_of(model, batch_BL, config.label_smoothing)
     optimizer.zero_grad()
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip)
     optimizer.step()
     return loss.item()
 

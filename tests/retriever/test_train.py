@@ -15,7 +15,7 @@ import retriever.train as training
 from retriever import retrieve
 from retriever.evaluate import ranks, retrieved
 from retriever.lrurec import LRURec, LRURecConfig
-from retriever.train import Average, train
+from retriever.train import Average, loss_of, train
 from shared.artifact import MANIFEST, Manifest
 from shared.data.prepared import Prepared
 from shared.data.split import cases
@@ -172,3 +172,23 @@ def test_the_average_is_the_weighted_mean_of_all_steps() -> None:
 def test_without_decay_the_weights_themselves_are_kept() -> None:
     model = LRURec(LRURecConfig(items=5, width=4, state=4, blocks=1))
     assert Average(model, decay=0.0).model is model
+
+
+def test_smoothing_is_cross_entropy_with_a_share_for_every_item() -> None:
+    torch.manual_seed(3)
+    model = LRURec(LRURecConfig(items=6, width=4, state=4, blocks=1)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    batch = torch.tensor([[0, 2, 5, 1], [3, 4, 6, 2]])
+    scores = model.scores(model.encode(batch[:, :-1])).double()
+    expected = []
+    for row, inputs, targets in zip(scores, batch[:, :-1], batch[:, 1:], strict=True):
+        for position, given, target in zip(row, inputs, targets, strict=True):
+            if given == 0:
+                continue
+            log_p = torch.log_softmax(position[1:], dim=0)
+            shares = torch.full((6,), 0.3 / 6, dtype=torch.float64)
+            shares[target - 1] += 0.7
+            expected.append(-(shares * log_p).sum())
+    assert loss_of(model, batch, 0.3).item() == pytest.approx(torch.stack(expected).mean().item(), abs=1e-5)
