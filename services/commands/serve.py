@@ -11,6 +11,8 @@ import tyro
 from shared.errors import BadInput
 
 Folders = Annotated[tuple[Path, ...], tyro.conf.UseAppendAction]
+MAKE_KEYS = "Make keys with `tandem keys add` and name their file in TANDEM_API_KEYS_FILE"
+SIGN_CALLS = "Set TANDEM_INTERNAL_SECRET to the same value here and at the gateway"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,7 @@ class All:
     device: str = "auto"
     """auto, cpu or cuda: where the language model runs."""
     host: str = "127.0.0.1"
-    """The address to listen at; 0.0.0.0 for every interface."""
+    """The address to listen at; another one than the loopback needs API keys."""
     port: int = 8000
     """The port to listen at."""
 
@@ -41,7 +43,7 @@ class Gateway:
     data: Path | None = None
     """The prepared data folder whose users have stored histories. Without it every request brings its own."""
     host: str = "127.0.0.1"
-    """The address to listen at; 0.0.0.0 for every interface."""
+    """The address to listen at; another one than the loopback needs API keys."""
     port: int = 8000
     """The port to listen at."""
 
@@ -55,7 +57,7 @@ class Retrieval:
     retriever: Path
     """The retriever's artifact."""
     host: str = "127.0.0.1"
-    """The address to listen at; 0.0.0.0 for every interface."""
+    """The address to listen at; another one than the loopback needs TANDEM_INTERNAL_SECRET."""
     port: int = 8001
     """The port to listen at."""
 
@@ -73,7 +75,7 @@ class Ranking:
     device: str = "auto"
     """auto, cpu or cuda: where the language model runs."""
     host: str = "127.0.0.1"
-    """The address to listen at; 0.0.0.0 for every interface."""
+    """The address to listen at; another one than the loopback needs TANDEM_INTERNAL_SECRET."""
     port: int = 8002
     """The port to listen at."""
 
@@ -98,6 +100,7 @@ def _all(args: All) -> None:
     from services.gateway.settings import GatewaySettings
     from services.gateway.stores import MemoryHistories
     from services.http import logs
+    from services.http.door import require_closed
     from services.http.settings import read
     from services.loading import ranking_service, retrieval_service
     from services.process import serve
@@ -105,6 +108,7 @@ def _all(args: All) -> None:
     from shared.data.prepared import load
 
     settings = read(GatewaySettings)
+    require_closed(args.host, settings.api_keys_file is not None, settings.allow_open, MAKE_KEYS)
     logs.configure(settings.log_level)
     prepared = load(args.data)
     retrieval = retrieval_service(args.retriever, prepared.catalog)
@@ -123,10 +127,12 @@ def _gateway(args: Gateway) -> None:
     from services.gateway.settings import GatewaySettings
     from services.gateway.stores import NoHistories, open_histories
     from services.http import logs
+    from services.http.door import require_closed
     from services.http.settings import read
     from services.process import serve
 
     settings = read(GatewaySettings)
+    require_closed(args.host, settings.api_keys_file is not None, settings.allow_open, MAKE_KEYS)
     logs.configure(settings.log_level)
     histories = open_histories(args.data) if args.data else NoHistories()
     serve(create(settings, histories), args.host, args.port, settings)
@@ -134,6 +140,7 @@ def _gateway(args: Gateway) -> None:
 
 def _retrieval(args: Retrieval) -> None:
     from services.http import logs
+    from services.http.door import require_closed
     from services.http.settings import read
     from services.loading import retrieval_service
     from services.process import serve
@@ -142,6 +149,7 @@ def _retrieval(args: Retrieval) -> None:
     from shared.data.prepared import load
 
     settings = read(RetrievalSettings)
+    require_closed(args.host, settings.internal_secret is not None, settings.allow_open, SIGN_CALLS)
     logs.configure(settings.log_level)
     service = retrieval_service(args.retriever, load(args.data).catalog)
     serve(create(settings, service), args.host, args.port, settings)
@@ -151,6 +159,7 @@ def _ranking(args: Ranking) -> None:
     from prometheus_client import CollectorRegistry
 
     from services.http import logs
+    from services.http.door import require_closed
     from services.http.settings import read
     from services.loading import ranking_service
     from services.process import serve
@@ -161,6 +170,7 @@ def _ranking(args: Ranking) -> None:
     if not args.ranker:
         raise BadInput("a ranking service without a ranker ranks nothing: give --ranker at least once")
     settings = read(RankingSettings)
+    require_closed(args.host, settings.internal_secret is not None, settings.allow_open, SIGN_CALLS)
     logs.configure(settings.log_level)
     registry = CollectorRegistry()
     catalog = load(args.data).catalog

@@ -11,7 +11,8 @@ from starlette.types import Scope as AsgiScope
 
 from shared.errors import Forbidden
 
-Scope = Literal["read", "write", "admin", "internal"]
+KeyScope = Literal["read", "write", "admin"]
+Scope = Literal[KeyScope, "internal"]
 """internal: the routes of retrieval and ranking, which only a gateway calls."""
 SCOPES: Final[frozenset[Scope]] = frozenset(get_args(Scope))
 CALLER: Final = "tandem.caller"

@@ -5,16 +5,23 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from services.http.caller import needs
-from services.http.routes import Router
+from services.http.routes import API_KEY, BEARER, SIGNATURE, Router
+from services.http.signature import HEADER
 
 OPENAPI = "/openapi.json"
 CDN = "https://cdn.jsdelivr.net"
+SCHEMES = {
+    BEARER: {"type": "http", "scheme": "bearer", "description": "An API key of `tandem keys add`, where keys are set."},
+    API_KEY: {"type": "apiKey", "in": "header", "name": "X-Api-Key", "description": "The same key."},
+    SIGNATURE: {"type": "apiKey", "in": "header", "name": HEADER, "description": "Made by a gateway, where it is set."},
+}
 
 
 def routes(app: FastAPI) -> Router:
@@ -22,7 +29,7 @@ def routes(app: FastAPI) -> Router:
 
     @router.get(OPENAPI)
     async def openapi() -> Response:
-        return JSONResponse(app.openapi())
+        return JSONResponse(document(app))
 
     @router.get("/docs")
     async def docs() -> Response:
@@ -30,6 +37,13 @@ def routes(app: FastAPI) -> Router:
         return HTMLResponse(page.body, headers={"Content-Security-Policy": _policy(bytes(page.body).decode())})
 
     return router
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """With the security schemes that the routes name."""
+    described = app.openapi()
+    described.setdefault("components", {})["securitySchemes"] = SCHEMES
+    return described
 
 
 def _policy(page: str) -> str:

@@ -22,7 +22,7 @@ import structlog
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
 from starlette.types import Scope as AsgiScope
 
-from services.http.caller import Caller, Scope
+from services.http.caller import Caller, KeyScope
 from services.http.rates import parse as parse_rate
 from shared.artifact import write_text
 from shared.errors import BadInput, Unauthorized
@@ -48,7 +48,7 @@ class Key(BaseModel):
     id: str = Field(pattern=r"^[0-9a-f]{12}$")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     tenant: TenantName
-    scopes: frozenset[Scope]
+    scopes: tuple[KeyScope, ...] = Field(min_length=1)
     created: AwareDatetime
     expires: AwareDatetime | None = None
     revoked: AwareDatetime | None = None
@@ -145,7 +145,7 @@ class Keys:
         same = hmac.compare_digest(digest(secret), key.sha256 if key else UNKNOWN)
         if key is None or not same or prefix != PREFIX:
             raise Unauthorized("no such API key; `tandem keys list` shows the ids of those that there are")
-        found = self._seen[whole] = key, Caller(key.tenant, key.id, key.scopes, key.rate)
+        found = self._seen[whole] = key, Caller(key.tenant, key.id, frozenset(key.scopes), key.rate)
         return found
 
     def _refresh(self) -> None:

@@ -14,6 +14,8 @@ from services.http.caller import Needs, Scope, require
 from services.http.problems import DOCUMENTED
 from services.http.strict import parse
 
+BEARER, API_KEY, SIGNATURE = "bearer", "apiKey", "signature"
+"""The names of the security schemes in the OpenAPI document; docs.py says what they are."""
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
@@ -37,6 +39,7 @@ class Route(APIRoute):
         declared = [one.dependency.scope for one in dependencies or () if isinstance(one.dependency, Needs)]
         others = [one for one in dependencies or () if not isinstance(one.dependency, Needs)]
         self.needs: Scope | None = declared[-1] if declared else None
+        options["openapi_extra"] = _security(self.needs) | (options.get("openapi_extra") or {})
         super().__init__(path, endpoint, dependencies=others, **options)
 
     def get_route_handler(self) -> Handler:
@@ -48,6 +51,13 @@ class Route(APIRoute):
             return await handle(StrictRequest(request.scope, request.receive))
 
         return strict
+
+
+def _security(needed: Scope | None) -> dict[str, Any]:
+    if needed is None:
+        return {}
+    schemes = [SIGNATURE] if needed == "internal" else [BEARER, API_KEY]
+    return {"security": [{scheme: [needed]} for scheme in schemes]}
 
 
 class Router(APIRouter):
