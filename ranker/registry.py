@@ -12,6 +12,8 @@ from ranker import backbone as backbones
 from ranker import golden
 from ranker.backbone import Backbone, Pool
 from ranker.blend import log_softmax
+from ranker.cllm4rec import rank as cllm4rec
+from ranker.cllm4rec.recipes import CLLM4RecConfig
 from ranker.collm import rank as collm
 from ranker.collm.recipes import CoLLMConfig
 from ranker.engines.local import LocalEngine
@@ -21,7 +23,7 @@ from ranker.llamarec.model import LlamaRecConfig
 from ranker.llamarec.rank import LlamaRecRanker
 from ranker.llamarec.train import prompt_builder
 from ranker.opinion import BlendedRanker, Scorer, opinions
-from ranker.restore import Adapted, adapted, config_of
+from ranker.restore import Adapted, Cut, adapted, config_of
 from shared.artifact import Manifest, open_artifact
 from shared.catalog import Catalog
 from shared.errors import GoldenMismatch
@@ -50,15 +52,15 @@ class Source:
     device: str
     pool: Pool | None
 
-    def base(self, config: Adapted) -> Backbone:
-        """The bare backbone, this ranker's own or out of the pool."""
+    def bare(self, config: Cut) -> Backbone:
+        """The backbone without LoRA, this ranker's own or out of the pool."""
         name = self.backbone or config.backbone
         if self.pool:
             return self.pool.get(name, layers=config.layers, quantization=config.quantization)
         return backbones.load(name, layers=config.layers, device=self.device, quantization=config.quantization)
 
     def adapted(self, config: Adapted) -> Backbone:
-        return adapted(self.base(config), config, self.folder, merge=self.pool is None)
+        return adapted(self.bare(config), config, self.folder, merge=self.pool is None)
 
 
 def load(
@@ -99,10 +101,17 @@ def _collm(source: Source) -> LoadedRanker:
     return _blended(source, scorer)
 
 
+def _cllm4rec(source: Source) -> LoadedRanker:
+    config = config_of(CLLM4RecConfig, source.manifest, source.folder)
+    base = source.bare(config)
+    return _blended(source, cllm4rec.restore(base, source.catalog, config, source.manifest, source.folder))
+
+
 METHODS: dict[str, Callable[[Source], LoadedRanker]] = {
     "llamarec": _llamarec,
     "collm": _collm,
     "tallrec": _collm,
+    "cllm4rec": _cllm4rec,
 }
 
 

@@ -16,8 +16,8 @@ from shared.errors import BadArtifact, BadInput
 Config = TypeVar("Config")
 
 
-class Adapted(Protocol):
-    """The fields of a method's config that say how its backbone was adapted."""
+class Cut(Protocol):
+    """The fields of a method's config that say which backbone it is, and how much of it."""
 
     @property
     def backbone(self) -> str: ...
@@ -25,6 +25,11 @@ class Adapted(Protocol):
     def layers(self) -> int: ...
     @property
     def quantization(self) -> Quantization: ...
+
+
+class Adapted(Cut, Protocol):
+    """And how it was adapted."""
+
     @property
     def lora_rank(self) -> int: ...
     @property

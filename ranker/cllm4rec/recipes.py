@@ -1,0 +1,104 @@
+"""Named runs of CLLM4Rec."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from ranker.backbone import SMOLLM2, Quantization
+from shared.config import override
+from shared.data.holdout import Split
+from shared.errors import BadInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class CLLM4RecConfig:
+    backbone: str = SMOLLM2
+    layers: int = 0
+    """Keep only the backbone's first layers; 0 keeps all."""
+    quantization: Quantization = "none"
+    split: Split = "last"
+    """last: as served. random: a tenth of each user's items for validation and test (the paper)."""
+    lambda_c: float = 1.0
+    """Strength of the mutual regularisation."""
+    content: bool = True
+    """The content LLM and the regularisation; without it this is the paper's LLM-CF."""
+    reorder: bool = True
+    """Stochastic item reordering; without it LLM-FixOrd."""
+    finetune: bool = True
+    """RecLLM's masked fine-tuning; without it LLM-PreRec, which predicts by the collaborative LLM."""
+    masked: float = 0.2
+    """Share of a user's items that RecLLM must predict."""
+    begin: Literal["random", "titles"] = "titles"
+    """How embeddings start: random (the paper), or items at the mean of their titles' words and users at the mean of
+    their items."""
+    most_items: int = 200
+    """Items of a history in one prompt; a longer one is a random part of it in training, the last in serving."""
+    most_words: int = 64
+    """Tokens of a title with categories, or of a review."""
+    candidates: int = 1000
+    """At most, in one request: all items are scored in any case."""
+    content_first: int = 0
+    """Documents of the content LLM before the alternation."""
+    pretrain: int = 0
+    """Documents of the alternation, half of them of each kind."""
+    tune: int = 0
+    """Histories of RecLLM."""
+    batch: int = 16
+    learning_rate: float = 1e-3
+    tune_rate: float = 1e-4
+    warmup: int = 50
+    """Steps of each stage."""
+    schedule: Literal["linear", "cosine", "constant"] = "constant"
+    clip: float = 1.0
+    validate_every: int = 2000
+    """Documents."""
+    validation_users: int = 2000
+    patience: int = 5
+    """Validations without a better Recall@20 + Recall@40 + NDCG@100."""
+    seed: int = 42
+
+
+def full() -> CLLM4RecConfig:
+    """The paper's schedule on a GPU: ten epochs of content, then both, on some 10,000 users and 6,000 items."""
+    return CLLM4RecConfig(
+        split="random", begin="random", content_first=60_000, pretrain=200_000, tune=200_000, validate_every=20_000
+    )
+
+
+def demo() -> CLLM4RecConfig:
+    """What two CPU cores train in a quarter of an hour on ML-100K."""
+    return CLLM4RecConfig(
+        layers=8,
+        most_items=48,
+        most_words=24,
+        content_first=1_344,
+        pretrain=4_800,
+        tune=6_400,
+        tune_rate=1e-3,
+        warmup=20,
+        validate_every=1_600,
+        validation_users=400,
+    )
+
+
+RECIPES: dict[str, Callable[[], CLLM4RecConfig]] = {"demo": demo, "full": full}
+
+
+def configure(recipe: str, overrides: dict[str, str]) -> CLLM4RecConfig:
+    """Raises BadInput for an unknown recipe, an unknown field or a value that cannot train."""
+    if recipe not in RECIPES:
+        raise BadInput(f"recipe {recipe!r} is unknown for cllm4rec; there are {', '.join(RECIPES)}")
+    config = override(RECIPES[recipe](), overrides)
+    for name in ("batch", "most_items", "most_words", "candidates", "validate_every", "validation_users", "patience"):
+        if getattr(config, name) < 1:
+            raise BadInput(f"{name}={getattr(config, name)}: at least 1")
+    for name in ("layers", "content_first", "pretrain", "tune", "warmup", "seed", "lambda_c"):
+        if getattr(config, name) < 0:
+            raise BadInput(f"{name}={getattr(config, name)}: 0 or more")
+    if not 0 < config.masked < 1:
+        raise BadInput(f"masked={config.masked}: a share between 0 and 1")
+    if not config.pretrain and not (config.finetune and config.tune):
+        raise BadInput("pretrain=0 and no fine-tuning: there is nothing to train. Say pretrain=N or tune=N.")
+    return config

@@ -1,0 +1,195 @@
+"""Training CLLM4Rec: content first, then L- and C-steps in turn (section 3.3), then RecLLM (section 3.4)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ranker import backbone as backbones
+from ranker import golden
+from ranker.backbone import Backbone
+from ranker.blend import Fit, fit
+from ranker.blend import report as blend_report
+from ranker.cllm4rec import evaluate
+from ranker.cllm4rec.batches import Review, contents, contents_at, interactions_at, maskings_at
+from ranker.cllm4rec.documents import Document
+from ranker.cllm4rec.evaluate import best_items, measured
+from ranker.cllm4rec.model import CLLM4Rec, Embeddings, begin, random
+from ranker.cllm4rec.rank import EMBEDDINGS, USERS, RecLLMScorer, scorer, written
+from ranker.cllm4rec.recipes import CLLM4RecConfig
+from ranker.descent import Pace, Progress, descend
+from ranker.evaluate import CANDIDATES, ask
+from ranker.fit import keep_memory, require_checkpoint
+from ranker.opinion import opinions
+from ranker.prompt import title_tokens
+from shared.artifact import Manifest, package_versions, seal, write_text, writing
+from shared.data.holdout import Holdout, holdout
+from shared.data.prepared import Prepared
+from shared.data.split import cases
+from shared.errors import BadInput
+from shared.history import History
+from shared.protocols import Retriever
+
+TOLD = 64
+
+
+def train(
+    data: Prepared,
+    config: CLLM4RecConfig,
+    out: Path,
+    *,
+    retriever: Retriever | None = None,
+    retriever_name: str = "",
+    reviews: Sequence[Review] = (),
+    resume: bool = False,
+    device: str = "auto",
+) -> Manifest:
+    """Writes the artifact to `out`; `out`.partial holds the checkpoints meanwhile.
+
+    Without a retriever the model stands alone, as in the paper; with one the blend is fitted to it.
+    """
+    torch.manual_seed(config.seed)
+    keep_memory()
+    folder = out.with_name(out.name + ".partial")
+    require_checkpoint(folder, resume)
+    base = backbones.load(config.backbone, layers=config.layers, device=device, quantization=config.quantization)
+    parts = holdout(data, config.split, config.seed)
+    if not any(len(items) >= 2 for items in parts.train):
+        raise BadInput("no user has two training items: there is nothing to mask. Lower --min-user.")
+    documents = written(base, len(data), len(data.catalog), config)
+    texts = contents(data.catalog, documents, reviews)
+    embeddings = Embeddings(len(data), _begin(base, data, parts, config)).to(base.device, base.dtype)
+    model = CLLM4Rec(base, embeddings, config.lambda_c if config.content else 0.0)
+    identity = {"config": asdict(config), "data": data.digest}
+    stages: dict[str, tuple[int, float, bool, Callable[[int], Tensor]]] = {
+        "content": (
+            config.content_first if config.content else 0,
+            config.learning_rate,
+            False,
+            lambda step: model.c_loss(contents_at(step, texts, config)),
+        ),
+        "pretrain": (config.pretrain, config.learning_rate, False, lambda step: _in_turn(step)),
+        "recllm": (
+            config.tune if config.finetune else 0,
+            config.tune_rate,
+            True,
+            lambda step: model.rec_loss(maskings_at(step, parts, documents, config)),
+        ),
+    }
+
+    def _in_turn(step: int) -> Tensor:
+        """L, C, L, C, ...; L alone where there is no content."""
+        if config.content and step % 2:
+            return model.c_loss(contents_at(config.content_first // config.batch + step // 2, texts, config))
+        return model.l_loss(interactions_at(step // 2 if config.content else step, parts, documents, config))
+
+    runs: dict[str, Progress] = {}
+    for stage, (prompts, rate, finetuned, loss_at) in stages.items():
+        if prompts:
+            tables = dict(embeddings.named_parameters())
+            kept = {"content": ["content_SD"], "recllm": ["collaborative_SD"]}.get(stage, list(tables))
+            ranker = scorer(model, base, data.user_ids, len(data.catalog), config)
+            ranker.finetuned = finetuned
+            validate = _told(model, texts) if stage == "content" else _validation(ranker, parts, data, config)
+            weights = {name: tables[name] for name in kept}
+            for parameter in weights.values():
+                parameter.requires_grad_(True)
+            pace = _pace(prompts, rate, config)
+            runs[stage] = descend(f"train {stage}", weights, pace, loss_at, validate, folder / stage, identity, resume)
+    embeddings.requires_grad_(False)
+    ranker = scorer(model, base, data.user_ids, len(data.catalog), config)
+    fitted = _blend(data, retriever, ranker, config) if retriever else None
+    return _write(data, parts, config, embeddings, ranker, runs, fitted, retriever_name, out)
+
+
+def _begin(base: Backbone, data: Prepared, parts: Holdout, config: CLLM4RecConfig) -> Tensor:
+    vocabulary_VD = base.model.get_input_embeddings().weight.detach().cpu()
+    if config.begin == "random":
+        return random(vocabulary_VD, len(data) + len(data.catalog), config.seed)
+    titles = title_tokens(base.tokenizer, data.catalog, config.most_words, "", "\n")
+    return begin(vocabulary_VD, len(data), titles, (items.tolist() for items in parts.train), config.seed)
+
+
+def _pace(prompts: int, rate: float, config: CLLM4RecConfig) -> Pace:
+    return Pace(
+        prompts=prompts,
+        batch=config.batch,
+        learning_rate=rate,
+        warmup=config.warmup,
+        schedule=config.schedule,
+        clip=config.clip,
+        validate_every=config.validate_every,
+        patience=config.patience,
+    )
+
+
+def _told(model: CLLM4Rec, texts: Sequence[Document]) -> Callable[[], float]:
+    """How well the content LLM tells some of the texts; it has seen them, and is asked for nothing else."""
+    sample = texts[:: max(1, len(texts) // TOLD)][:TOLD]
+
+    @torch.no_grad()
+    def validate() -> float:
+        return -sum(float(model.c_loss([document])) for document in sample)
+
+    return validate
+
+
+def _validation(ranker: RecLLMScorer, parts: Holdout, data: Prepared, config: CLLM4RecConfig) -> Callable[[], float]:
+    asked = evaluate.ask(parts, data.user_ids, "valid", config.validation_users)
+    return lambda: sum(measured(best_items(ranker, asked.histories, asked.seen, None), asked.truths).values())
+
+
+def _blend(data: Prepared, retriever: Retriever, ranker: RecLLMScorer, config: CLLM4RecConfig) -> Fit:
+    questions = ask(retriever, list(cases(data, "valid")), CANDIDATES, data.user_ids)
+    logits_UC, _ = opinions(ranker, questions, "fit the blend")
+    return fit(questions.scores_UC, logits_UC, questions.truth_U, config.seed)
+
+
+def _write(
+    data: Prepared,
+    parts: Holdout,
+    config: CLLM4RecConfig,
+    embeddings: Embeddings,
+    ranker: RecLLMScorer,
+    runs: Mapping[str, Progress],
+    fitted: Fit | None,
+    retriever_name: str,
+    out: Path,
+) -> Manifest:
+    user = max(range(len(data)), key=lambda u: min(len(parts.train[u]), 20))
+    history = History(tuple(parts.train[user].tolist()), data.user_ids[user])
+    items = list(range(1, min(CANDIDATES, len(data.catalog)) + 1))
+    manifest = Manifest(
+        kind="ranker",
+        method="cllm4rec",
+        config=asdict(config),
+        seed=config.seed,
+        metrics={
+            "valid": list(runs.values())[-1].best,
+            "train_seconds": round(sum(run.seconds for run in runs.values()), 1),
+            "stages": {name: {"curve": run.curve, "best_prompts": run.best_prompts} for name, run in runs.items()},
+        }
+        | (blend_report(fitted) if fitted else {}),
+        extra={
+            "blend": fitted.weight if fitted else 1.0,
+            "blended_with": retriever_name,
+            "golden": golden.make(ranker, history, items),
+        },
+        data_digest=data.digest,
+        catalog_fingerprint=data.catalog.fingerprint(),
+        packages=package_versions("torch", "transformers", "numpy", "safetensors", "tandem-rec"),
+    )
+    with writing(out) as draft:
+        # The content embeddings have done their work: what serves are the collaborative ones.
+        save_file({"collaborative": embeddings.collaborative_SD.detach().cpu().contiguous()}, draft / EMBEDDINGS)
+        write_text(draft / USERS, json.dumps(list(data.user_ids)))
+        manifest = seal(draft, manifest)
+    shutil.rmtree(out.with_name(out.name + ".partial"), ignore_errors=True)
+    return manifest
