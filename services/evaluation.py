@@ -117,6 +117,7 @@ def report(
     hit_U = found[RETRIEVER] > 0
     answer |= {
         "rows": {name: metrics.table(ranks_U) for name, ranks_U in found.items()},
+        "intervals": {name: intervals(ranks_U, seed) for name, ranks_U in found.items()},
         "rows_history_excluded": {n: metrics.table(r) for n, r in stages["history"].ranks.items()},
         "users_where_retrieved": int(hit_U.sum()),
         "rows_where_retrieved": {
@@ -154,6 +155,14 @@ def against(found: Mapping[str, np.ndarray], seed: int) -> dict[str, dict[str, d
         for name, ranks_U in found.items()
         if name != RETRIEVER
     }
+
+
+def intervals(ranks_U: np.ndarray, seed: int) -> dict[str, list[float]]:
+    """Low and high, 95 %, by bootstrap over users."""
+    nothing_U = np.zeros(len(ranks_U))
+    values = {"recall@10": metrics.recall(ranks_U, 10), "ndcg@10": metrics.ndcg(ranks_U, 10)}
+    found = {name: metrics.paired(value_U, nothing_U, seed, 2_000) for name, value_U in values.items()}
+    return {name: [one.low, one.high] for name, one in found.items()}
 
 
 def bands(data: Prepared, asked: Sequence[Case], found: Mapping[str, np.ndarray]) -> dict[str, list[dict[str, Any]]]:

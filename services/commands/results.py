@@ -87,18 +87,19 @@ def _dataset(folder: Path) -> str:
         f"\n## {folder.name}\n",
         f"{counts['users_after']:,} users, {counts['items_after']:,} items, {counts['interactions_after']:,} "
         f"interactions; {first['users']:,} test users.\n",
-        _row("system", METRICS),
-        _row("---", ["---"] * len(METRICS)),
+        _row("system", [*METRICS, "recall@10, 95 %", "ndcg@10, 95 %"]),
+        _row("---", ["---"] * (len(METRICS) + 2)),
     ]
     for name, values in PAPERS.get(folder.name, {}).items():
-        text.append(_row(f"{name} (paper)", [f"{v:.4f}" if v is not None else "" for v in values]))
+        text.append(_row(f"{name} (paper)", [*(f"{v:.4f}" if v is not None else "" for v in values), "", ""]))
     for name in ("popularity", *sorted({n for m in made.values() for n in m["rows"]} - KNOWN)):
-        text += [_numbers(name, m["rows"][name]) for m in made.values() if name in m["rows"]][:1]
+        text += [_numbers(name, name, m) for m in made.values() if name in m["rows"]][:1]
     for report in made.values():
-        text.append(_numbers(f"**LRURec**, seed {report['retriever']['seed']}", report["rows"]["lrurec"]))
+        text.append(_numbers(f"**LRURec**, seed {report['retriever']['seed']}", "lrurec", report))
     if len(seeds := {m["retriever"]["seed"]: m["rows"]["lrurec"] for m in made.values()}) > 1:
         mean = {metric: sum(row[metric] for row in seeds.values()) / len(seeds) for metric in METRICS}
-        text.append(_numbers(f"**LRURec**, mean of {len(seeds)} seeds", mean))
+        cells = [f"{mean[metric]:.4f}" for metric in METRICS]
+        text.append(_row(f"**LRURec**, mean of {len(seeds)} seeds", [*cells, "", ""]))
     for report in made.values():
         text += _ranker_rows(report)
     text.append("")
@@ -115,10 +116,8 @@ def _ranker_rows(report: Mapping[str, Any]) -> Iterable[str]:
         return []
     size = f"{report['ranker']['config']['backbone']}, {report['ranker']['config']['layers'] or 'all'} layers"
     return [
-        _numbers(f"LlamaRec, {size}, alone", report["rows"]["llamarec alone"]),
-        _numbers(
-            f"**LlamaRec, {size}, blended** (w {report['ranker']['blend']:.2f})", report["rows"]["llamarec blend"]
-        ),
+        _numbers(f"LlamaRec, {size}, alone", "llamarec alone", report),
+        _numbers(f"**LlamaRec, {size}, blended** (w {report['ranker']['blend']:.2f})", "llamarec blend", report),
     ]
 
 
@@ -171,5 +170,7 @@ def _row(name: str, cells: Sequence[str]) -> str:
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
-def _numbers(name: str, row: Mapping[str, float]) -> str:
-    return _row(name, [f"{row[metric]:.4f}" for metric in METRICS])
+def _numbers(name: str, system: str, report: Mapping[str, Any]) -> str:
+    row, within = report["rows"][system], report["intervals"][system]
+    spans = [f"{within[metric][0]:.4f} to {within[metric][1]:.4f}" for metric in ("recall@10", "ndcg@10")]
+    return _row(name, [*(f"{row[metric]:.4f}" for metric in METRICS), *spans])
