@@ -12,7 +12,7 @@ import hmac
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -113,13 +113,20 @@ def make() -> tuple[str, str, str]:
     return key_id, digest(secret), f"{PREFIX}_{key_id}_{secret}"
 
 
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
 class Keys:
     """Who asks, by the keys of a file, which is read again when it changes: a new key works and a revoked one stops
     within a second, without a restart. A `door.Known`."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self, path: Path, clock: Callable[[], float] = time.monotonic, wall: Callable[[], datetime] = now
+    ) -> None:
         """Raises BadInput."""
         self._path = path
+        self._clock, self._wall = clock, wall
         self._check_at = 0.0
         self._stamp: object = None
         self._by_id: dict[str, Key] = {}
@@ -134,7 +141,7 @@ class Keys:
         self._refresh()
         whole = hashlib.sha256(presented).digest()
         key, caller = self._seen.get(whole) or self._find(presented, whole)
-        if why := key.why_not(datetime.now(UTC)):
+        if why := key.why_not(self._wall()):
             raise Unauthorized(f"the key {key.id} is {why}; ask for a new one")
         return caller
 
@@ -144,15 +151,14 @@ class Keys:
         key = self._by_id.get(key_id)
         same = hmac.compare_digest(digest(secret), key.sha256 if key else UNKNOWN)
         if key is None or not same or prefix != PREFIX:
-            raise Unauthorized("no such API key; `tandem keys list` shows the ids of those that there are")
+            raise Unauthorized("this API key is not known here; ask whoever runs this service for one")
         found = self._seen[whole] = key, Caller(key.tenant, key.id, frozenset(key.scopes), key.rate)
         return found
 
     def _refresh(self) -> None:
-        now = time.monotonic()
-        if now < self._check_at:
+        if self._clock() < self._check_at:
             return
-        self._check_at = now + RECHECK_S
+        self._check_at = self._clock() + RECHECK_S
         if self._stamp_now() == self._stamp:
             return
         try:

@@ -64,5 +64,4 @@ class Router(APIRouter):
     """An APIRouter of such routes, which documents every status that any of them can have."""
 
     def __init__(self, **options: Any) -> None:
-        options.setdefault("responses", DOCUMENTED)
-        super().__init__(route_class=Route, **options)
+        super().__init__(**{"route_class": Route, "responses": DOCUMENTED} | options)
