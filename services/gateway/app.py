@@ -93,7 +93,8 @@ def compose(
             await cache.aclose()
             await state.aclose()
 
-    rates = Rates(settings.redis_url.get_secret_value() if settings.redis_url else None)
+    redis_url = settings.redis_url.get_secret_value() if settings.redis_url else None
+    rates = Rates(redis_url, settings.redis_timeout_ms / 1000)
     resources.push_async_callback(rates.aclose)
     routers = [
         routes(recommender, reranker, retrieval, ranking, policy),

@@ -20,7 +20,6 @@ from shared.errors import BadInput, RateLimited
 if TYPE_CHECKING:
     from redis.asyncio import ConnectionPool
 
-TIMEOUT_S = 0.05
 RETRY_S = 1.0
 """A Redis that fails or takes longer is left alone for so long."""
 MAX_PENDING = 64
@@ -62,8 +61,9 @@ class Allowance:
 class Rates:
     """Counted in this process alone where there is no Redis, and while it does not answer."""
 
-    def __init__(self, redis_url: str | None = None) -> None:
+    def __init__(self, redis_url: str | None = None, timeout_s: float = 0.05) -> None:
         self._here = Counter(MemoryStorage())
+        self._timeout_s = timeout_s
         self._pool = _pool(redis_url) if redis_url else None
         self._shared = Counter(_storage(self._pool)) if self._pool else None
         self._shared_again_at = 0.0
@@ -105,7 +105,7 @@ class Rates:
         if self._shared is not None and self._pending < MAX_PENDING and time.monotonic() >= self._shared_again_at:
             self._pending += 1
             try:
-                async with asyncio.timeout(TIMEOUT_S):
+                async with asyncio.timeout(self._timeout_s):
                     return await question(self._shared)
             except Exception as error:  # what answers may be no Redis, and then its client raises whatever comes to it
                 self._shared_again_at = time.monotonic() + RETRY_S
@@ -123,9 +123,11 @@ def _pool(url: str) -> ConnectionPool:
     from redis.backoff import NoBackoff
 
     once = Retry(NoBackoff(), 0)  # the count in this process is at hand
-    options = {"socket_timeout": TIMEOUT_S, "socket_connect_timeout": TIMEOUT_S, "max_connections": MAX_PENDING}
+    # The one time limit is ours.
     try:
-        return ConnectionPool.from_url(url, retry=once, **options)
+        return ConnectionPool.from_url(
+            url, retry=once, socket_timeout=None, socket_connect_timeout=None, max_connections=MAX_PENDING
+        )
     except ValueError:
         raise BadInput("TANDEM_REDIS_URL is not a Redis URL; write redis://[user:password@]host[:port][/db]") from None
 
