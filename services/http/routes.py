@@ -63,5 +63,12 @@ def _security(needed: Scope | None) -> dict[str, Any]:
 class Router(APIRouter):
     """An APIRouter of such routes, which documents every status that any of them can have."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"route_class": Route, "responses": DOCUMENTED} | options)
+    def __init__(
+        self,
+        *,
+        route_class: type[Route] = Route,
+        responses: dict[int | str, dict[str, Any]] | None = None,
+        **options: Any,
+    ) -> None:
+        responses = DOCUMENTED if responses is None else responses
+        super().__init__(route_class=route_class, responses=responses, **options)
