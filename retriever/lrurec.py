@@ -1,7 +1,10 @@
 """LRURec: a stack of linear recurrent units over a user's items (Yue et al., WSDM'24, arXiv 2310.02367).
 
-Shapes:  B users  L positions, left padded, oldest first  N blocks  D model width  H complex state width
-         V catalogue size + 1 (index 0 is PAD)
+Shapes:  B users  L positions, left padded, oldest first  R the real positions of all users, one after the other
+         N blocks  D model width  H complex state width  V catalogue size + 1 (index 0 is PAD)
+
+Only the recurrence sees padding: everything else works on the R real positions, which are a sixth of B L where
+histories are short.
 """
 
 from __future__ import annotations
@@ -55,18 +58,19 @@ class LRU(nn.Module):
         """Complex, |lambda| < 1 whatever the parameters are: the recurrence cannot blow up."""
         return torch.polar(torch.exp(-torch.exp(self.nu_log_H)), torch.exp(self.theta_log_H))
 
-    def drive(self, x_BLD: Tensor) -> Tensor:
+    def drive(self, x_RD: Tensor) -> Tensor:
         """u_t = gamma (B x_t + b), complex."""
-        u_BLH2 = self.into(x_BLD).unflatten(-1, (-1, 2)) * torch.exp(self.gamma_log_H)[:, None]
-        return torch.view_as_complex(u_BLH2)
+        u_RH2 = self.into(x_RD).unflatten(-1, (-1, 2)) * torch.exp(self.gamma_log_H)[:, None]
+        return torch.view_as_complex(u_RH2)
 
-    def read(self, h_BLH: Tensor, x_BLD: Tensor) -> Tensor:
-        y_BLD = self.out(torch.view_as_real(h_BLH).flatten(-2))
-        return self.norm(self.dropout(y_BLD) + x_BLD)
+    def read(self, h_RH: Tensor, x_RD: Tensor) -> Tensor:
+        y_RD = self.out(torch.view_as_real(h_RH).flatten(-2))
+        return self.norm(self.dropout(y_RD) + x_RD)
 
-    def forward(self, x_BLD: Tensor, real_BL: Tensor) -> Tensor:
-        u_BLH = self.drive(x_BLD) * real_BL[..., None]
-        return self.read(scan(u_BLH, self.lambda_H), x_BLD)
+    def forward(self, x_RD: Tensor, real_BL: Tensor) -> Tensor:
+        u_RH = self.drive(x_RD)
+        u_BLH = u_RH.new_zeros(*real_BL.shape, u_RH.shape[-1]).index_put((real_BL,), u_RH)
+        return self.read(scan(u_BLH, self.lambda_H)[real_BL], x_RD)
 
     def step(self, h_BH: Tensor, x_BD: Tensor) -> tuple[Tensor, Tensor]:
         h_BH = self.lambda_H * h_BH + self.drive(x_BD)
@@ -111,12 +115,20 @@ class LRURec(nn.Module):
             self.embedding.weight[PAD].zero_()
 
     def encode(self, items_BL: Tensor) -> Tensor:
-        """Hidden states B x L x D after each position of left-padded item indices (int64)."""
+        """Hidden states R x D after each real position of left-padded item indices (int64), user by user."""
         real_BL = items_BL != PAD
-        x_BLD = self.norm(self.dropout(self.embedding(items_BL)))
+        x_RD = self.norm(self.dropout(self.embedding(items_BL[real_BL])))
         for recurrence, feed_forward in zip(self.recurrences, self.feed_forwards, strict=True):
-            x_BLD = feed_forward(recurrence(x_BLD, real_BL))
-        return x_BLD
+            x_RD = feed_forward(recurrence(x_RD, real_BL))
+        return x_RD
+
+    def last(self, items_BL: Tensor) -> Tensor:
+        """The hidden state B x D after each user's last item; zeros for a user without any."""
+        real_B = (items_BL != PAD).sum(dim=1)
+        x_RD, some_B = self.encode(items_BL), real_B > 0
+        last_BD = x_RD.new_zeros(len(items_BL), self.config.width)
+        last_BD[some_B] = x_RD[real_B.cumsum(0)[some_B] - 1]
+        return last_BD
 
     def scores(self, hidden_D: Tensor) -> Tensor:
         """Logits over V for any leading shape. PAD's column is meaningless; callers leave it out."""

@@ -58,7 +58,7 @@ class LRURecRetriever:
         hidden = [np.zeros((0, self.model.config.width), dtype=np.float32)]
         for start in range(0, len(sequences), ENCODE_BATCH):
             items_BL = pad_left(sequences[start : start + ENCODE_BATCH], self.window)
-            hidden.append(self.model.encode(items_BL)[:, -1].numpy())
+            hidden.append(self.model.last(items_BL).numpy())
         return np.concatenate(hidden)
 
 

@@ -100,13 +100,14 @@ def loss_of(model: LRURec, batch_BL: Tensor, smoothing: float = 0.0) -> Tensor:
     """
     inputs_BL, targets_BL = batch_BL[:, :-1], batch_BL[:, 1:]
     real_BL = inputs_BL != PAD
-    logits_NV = model.scores(model.encode(inputs_BL)[real_BL])
+    logits_NV = model.scores(model.encode(inputs_BL))
     logits_NV[:, PAD] = -torch.inf
-    loss = F.cross_entropy(logits_NV, targets_BL[real_BL])
+    targets_N = targets_BL[real_BL]
     if not smoothing:
-        return loss
-    even = torch.logsumexp(logits_NV, dim=1) - logits_NV[:, PAD + 1 :].mean(dim=1)
-    return (1 - smoothing) * loss + smoothing * even.mean()
+        return F.cross_entropy(logits_NV, targets_N)
+    wanted_N = logits_NV.gather(1, targets_N[:, None])[:, 0]
+    even_N = logits_NV[:, PAD + 1 :].mean(dim=1)
+    return (torch.logsumexp(logits_NV, dim=1) - (1 - smoothing) * wanted_N - smoothing * even_N).mean()
 
 
 class Average:

@@ -75,7 +75,7 @@ def plain(made: LRURec, history: list[int]) -> list[np.ndarray]:
 def test_encoding_equals_the_equations_in_a_plain_loop(history: list[int]) -> None:
     made = model()
     with torch.no_grad():
-        hidden_LD = made.encode(torch.tensor([history]))[0]
+        hidden_LD = made.encode(torch.tensor([history]))
     np.testing.assert_allclose(hidden_LD.numpy(), np.stack(plain(made, history)), atol=1e-4)
 
 
@@ -84,8 +84,8 @@ def test_encoding_equals_the_equations_in_a_plain_loop(history: list[int]) -> No
 def test_left_padding_of_any_length_changes_nothing(history: list[int], padding: int) -> None:
     made = model()
     with torch.no_grad():
-        bare_LD = made.encode(torch.tensor([history]))[0]
-        padded_LD = made.encode(torch.tensor([[PAD] * padding + history]))[0, padding:]
+        bare_LD = made.encode(torch.tensor([history]))
+        padded_LD = made.encode(torch.tensor([[PAD] * padding + history]))
     torch.testing.assert_close(padded_LD, bare_LD, atol=1e-5, rtol=0)
 
 
@@ -95,8 +95,11 @@ def test_a_batch_equals_its_singles(histories: list[list[int]]) -> None:
     made = model()
     longest = max(map(len, histories))
     with torch.no_grad():
-        batch_BD = made.encode(torch.tensor([[PAD] * (longest - len(h)) + h for h in histories]))[:, -1]
-        singles_BD = torch.stack([made.encode(torch.tensor([h]))[0, -1] for h in histories])
+        batch = torch.tensor([[PAD] * (longest - len(h)) + h for h in histories])
+        batch_RD, last_BD = made.encode(batch), made.last(batch)
+        singles = [made.encode(torch.tensor([h])) for h in histories]
+    torch.testing.assert_close(batch_RD, torch.cat(singles), atol=1e-5, rtol=0)
+    batch_BD, singles_BD = last_BD, torch.stack([hidden_LD[-1] for hidden_LD in singles])
     torch.testing.assert_close(batch_BD, singles_BD, atol=1e-5, rtol=0)
 
 
@@ -105,16 +108,23 @@ def test_a_batch_equals_its_singles(histories: list[list[int]]) -> None:
 def test_one_step_per_item_ends_where_the_full_encoding_ends(history: list[int]) -> None:
     made = model()
     with torch.no_grad():
-        state, hidden_LD = made.initial_state(1), made.encode(torch.tensor([history]))[0]
+        state, hidden_LD = made.initial_state(1), made.encode(torch.tensor([history]))
         for place, item in enumerate(history):
             state, hidden_BD = made.step(state, torch.tensor([item]))
             torch.testing.assert_close(hidden_BD[0], hidden_LD[place], atol=1e-5, rtol=0)
 
 
+def test_a_user_without_items_has_no_direction() -> None:
+    with torch.no_grad():
+        last_BD = model().last(torch.tensor([[PAD, PAD], [PAD, 3], [PAD, PAD]]))
+    assert not last_BD[[0, 2]].any()
+    assert last_BD[1].any()
+
+
 def test_the_future_does_not_reach_the_past() -> None:
     made = model()
     with torch.no_grad():
-        one, other = (made.encode(torch.tensor([[4, 9, last]]))[0] for last in (2, 7))
+        one, other = (made.encode(torch.tensor([[4, 9, last]])) for last in (2, 7))
     assert torch.equal(one[:2], other[:2])
     assert not torch.allclose(one[2], other[2])
 

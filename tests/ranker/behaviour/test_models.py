@@ -124,7 +124,7 @@ def test_lrurec_out_of_its_file_is_the_retrievers_own(tmp_path: Path) -> None:
     histories_BL[1, :3] = 0
     nobody_B = torch.zeros(4, dtype=torch.long)
     with torch.no_grad():
-        expected_BD = original.encode(histories_BL)[:, -1]
+        expected_BD = original.last(histories_BL)
         assert torch.allclose(model.user_vectors(nobody_B, histories_BL, nobody_B), expected_BD, atol=1e-5)
         items_B = torch.tensor([1, 2, 3, 4])
         logits_B = original.scores(expected_BD)[torch.arange(4), items_B]
