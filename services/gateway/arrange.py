@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from services.gateway.people import Person
-from services.gateway.ranked import RankedList
+from services.gateway.ranked import Placed, RankedList
 from shared.candidate import Source
-from shared.wire import Because, Promotion, RecommendRequest, RetrievedItem, unpack
-
-
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """An item at its place; `source` is what put it there."""
-
-    item: RetrievedItem
-    score: float | None
-    source: str
-    because: list[Because] | None = None
-
+from shared.wire import Promotion, RecommendRequest, RetrievedItem, unpack
 
 Allowed = Callable[[RetrievedItem], bool]
 
@@ -50,15 +38,9 @@ def allowed(person: Person, request: RecommendRequest) -> Allowed:
     return fits
 
 
-def ordered(made: RankedList, confident: bool) -> list[Placed]:
+def ordered(made: RankedList, confident: bool) -> tuple[Placed, ...]:
     """The ranker's order where there is one that is trusted, then the retriever's for the rest."""
-    head: list[Placed] = []
-    if made.ranked and confident:
-        by_id = {item.item_id: item for item in made.found.items}
-        head = [Placed(by_id[item.item_id], item.score, made.ranked.ranker, item.because) for item in made.ranked.items]
-    source = Source.STATIC if made.rung == "static" else Source(made.found.source)
-    placed = {one.item.item_id for one in head}
-    return head + [Placed(item, item.score, source) for item in made.found.items if item.item_id not in placed]
+    return made.by_ranker if confident else made.by_retriever
 
 
 def diversified(order: Sequence[Placed], diversity: float, limit: int) -> list[Placed]:

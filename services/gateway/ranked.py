@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from dataclasses import dataclass
+from functools import cached_property
 
-from shared.wire import RERANKED, Degradation, RankAnswer, RetrieveAnswer, Rung
+from cachetools import LRUCache
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from shared.candidate import Source
+from shared.wire import RERANKED, Because, Degradation, RankAnswer, RetrieveAnswer, RetrievedItem, Rung
+
+DECODED = 512
+"""Lists at hand, with some 50 items each: 20 megabytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """An item at its place; `source` is what put it there."""
+
+    item: RetrievedItem
+    score: float | None
+    source: str
+    because: list[Because] | None = None
 
 
 class RankedList(BaseModel):
@@ -24,10 +42,46 @@ class RankedList(BaseModel):
     def encoded(self) -> bytes:
         return self.model_dump_json(exclude_none=True).encode()
 
+    @cached_property
+    def by_ranker(self) -> tuple[Placed, ...]:
+        """The ranker's order, where there is one, then the retriever's for the rest."""
+        if self.ranked is None:
+            return self.by_retriever
+        by_id = {one.item.item_id: one for one in self.by_retriever}
+        name = self.ranked.ranker
+        head = [Placed(by_id.pop(one.item_id).item, one.score, name, one.because) for one in self.ranked.items]
+        return (*head, *by_id.values())
+
+    @cached_property
+    def by_retriever(self) -> tuple[Placed, ...]:
+        source = Source.STATIC if self.rung == "static" else Source(self.found.source)
+        return tuple(Placed(item, item.score, source) for item in self.found.items)
+
+    @cached_property
+    def from_cache(self) -> RankedList:
+        return self.model_copy(update={"rung": "cache"}) if self.ranked else self
+
     @property
     def lasting(self) -> bool:
         """Whether the next one who asks the same would get the same."""
         return all(reason == "cold_user" for reason, _ in self.degradation)
+
+
+class Decoded:
+    """Lists by their bytes, the latest ones: to decode one and put it in order takes as long as the rest of a hit."""
+
+    def __init__(self, most: int = DECODED) -> None:
+        self._lists: LRUCache[bytes, RankedList] = LRUCache(most)
+
+    def read(self, value: bytes) -> RankedList | None:
+        """None for what this version did not write."""
+        found = self._lists.get(value)
+        if found is None:
+            try:
+                found = self._lists[value] = RankedList.model_validate_json(value)
+            except ValidationError:
+                return None
+        return found
 
 
 def depth(limit: int, spare: int, most: int) -> int:

@@ -9,12 +9,13 @@ from fastapi import APIRouter, Depends, Header
 from starlette.responses import Response
 
 from services.gateway.batch import recommend_all
+from services.gateway.direct import DirectRoute
 from services.gateway.policy import Policy
 from services.gateway.ports import RankingPort, RetrievalPort
 from services.gateway.recommend import Recommender
 from services.gateway.rerank import Reranker
 from services.http.caller import Tenant, needs
-from services.http.routes import Router
+from services.http.routes import Route, Router
 from shared.errors import TandemError
 from shared.wire import (
     MAX_TIMEOUT_MS,
@@ -50,7 +51,7 @@ Bound = Annotated[float | None, Depends(asked_ms)]
 def routes(
     recommender: Recommender, reranker: Reranker, retrieval: RetrievalPort, ranking: RankingPort, policy: Policy
 ) -> APIRouter:
-    router = Router(dependencies=[needs("read")])
+    router = Router(dependencies=[needs("read")], route_class=DirectRoute)
 
     # Answers are given as bytes: they are validated already, and FastAPI would do it once more.
     @router.post("/recommend", response_model=RecommendAnswer, summary="The next items for one user")
@@ -73,10 +74,11 @@ def routes(
         answer = await reranker.rerank(request, policy.deadline(bound), tenant)
         return Response(answer.model_dump_json(exclude_none=True), media_type=JSON)
 
-    @router.get("/models", response_model_exclude_none=True, summary="What is loaded, as far as it answers")
     async def models() -> ModelList:
         return await _models(retrieval, ranking, policy)
 
+    about = "What is loaded, as far as it answers"
+    router.add_api_route("/models", models, response_model_exclude_none=True, summary=about, route_class_override=Route)
     return router
 
 
