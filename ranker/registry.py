@@ -22,6 +22,8 @@ from ranker.labels import require
 from ranker.llamarec.model import LlamaRecConfig
 from ranker.llamarec.rank import LlamaRecRanker
 from ranker.llamarec.train import prompt_builder
+from ranker.llara import rank as llara
+from ranker.llara.recipes import LLaRAConfig
 from ranker.opinion import BlendedRanker, Scorer, opinions
 from ranker.restore import Adapted, Cut, adapted, config_of
 from shared.artifact import Manifest, open_artifact
@@ -97,8 +99,8 @@ def _llamarec(source: Source) -> LoadedRanker:
 
 def _collm(source: Source) -> LoadedRanker:
     config = config_of(CoLLMConfig, source.manifest, source.folder)
-    scorer = collm.restore(source.adapted(config), source.catalog, config, source.manifest, source.folder)
-    return _blended(source, scorer)
+    base = source.adapted(config)
+    return _blended(source, collm.restore(base, source.catalog, config, source.manifest, source.folder))
 
 
 def _cllm4rec(source: Source) -> LoadedRanker:
@@ -107,11 +109,18 @@ def _cllm4rec(source: Source) -> LoadedRanker:
     return _blended(source, cllm4rec.restore(base, source.catalog, config, source.manifest, source.folder))
 
 
+def _llara(source: Source) -> LoadedRanker:
+    config = config_of(LLaRAConfig, source.manifest, source.folder)
+    base = source.adapted(config)
+    return _blended(source, llara.restore(base, source.catalog, config, source.manifest, source.folder))
+
+
 METHODS: dict[str, Callable[[Source], LoadedRanker]] = {
     "llamarec": _llamarec,
     "collm": _collm,
     "tallrec": _collm,
     "cllm4rec": _cllm4rec,
+    "llara": _llara,
 }
 
 

@@ -1,0 +1,69 @@
+"""Hybrid prompts (section 3.3): each title is followed by one behavioural token, or in text-only form by a mark.
+
+Items of the history first, then the candidates, then the cue; the answer is a title, or a candidate's letter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from ranker.labels import LETTERS, label_ids, tokens, tokens_after
+from ranker.prompt import title_tokens, wants_bos
+from shared.catalog import Catalog
+
+Answer = Literal["title", "letter"]
+
+HEAD, POOL = "Chosen so far, oldest first:", "\n\nCandidates, one of which was chosen next:"
+CUES = {"title": "\n\nChosen next:\n", "letter": "\n\nChosen next ->"}
+PLACEHOLDER = " *"
+"""Stands in the behavioural token's place in a text-only prompt."""
+
+
+class HybridPrompts:
+    """A slot's number is its item's dense index; `vocabulary` is the first id behind the backbone's own."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        catalog: Catalog,
+        vocabulary: int,
+        *,
+        answer: Answer,
+        max_history: int,
+        max_title_tokens: int,
+    ) -> None:
+        self.answer, self.vocabulary, self.max_history = answer, vocabulary, max_history
+        begin = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None and wants_bos(tokenizer) else []
+        self.head = begin + tokens(tokenizer, HEAD)
+        self.line, self.pool, self.cue, self.mark = (
+            tokens_after(tokenizer, "a", piece) for piece in ("\n", POOL, CUES[answer], PLACEHOLDER)
+        )
+        self.titles = title_tokens(tokenizer, catalog, max_title_tokens, "", "\n")
+        self.end: int = tokenizer.eos_token_id
+        self.labels: list[int] = []
+        self.letters: list[list[int]] = [[]] * len(LETTERS)
+        if answer == "letter":
+            self.labels = label_ids(tokenizer, "a" + CUES[answer], [f" {letter}" for letter in LETTERS])
+            self.letters = [tokens_after(tokenizer, "a", f" -> {letter}") for letter in LETTERS]
+
+    def build(self, history: Sequence[int], candidates: Sequence[int], behavioural: Sequence[bool]) -> list[int]:
+        """behavioural[i]: item i shows its behavioural token; all False is the text-only prompt."""
+        kept = list(history[-self.max_history :]) if self.max_history else []
+        told = [token for item in kept for token in self._item(item, behavioural)]
+        pool = [
+            token
+            for item, letter in zip(candidates, self.letters, strict=False)
+            for token in [*self._item(item, behavioural), *letter]
+        ]
+        return self.head + told + self.pool + pool + self.cue
+
+    def right(self, candidates: Sequence[int], place: int) -> list[int]:
+        """The tokens of the answer that names the candidate at `place`, its end included."""
+        if self.answer == "letter":
+            return [self.labels[place]]
+        return [*self.titles[candidates[place]], self.end]
+
+    def _item(self, item: int, behavioural: Sequence[bool]) -> list[int]:
+        mark = [self.vocabulary + item] if behavioural[item] else self.mark
+        return self.line + self.titles[item] + mark

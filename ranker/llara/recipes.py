@@ -1,0 +1,111 @@
+"""Named runs of LLaRA."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from ranker.backbone import SMOLLM2, Quantization
+from ranker.behaviour.models import Name
+from ranker.fit import LINEAR_LAYERS
+from ranker.labels import LETTERS
+from ranker.llara.curriculum import Curriculum
+from ranker.llara.prompt import Answer
+from shared.config import override
+from shared.errors import BadInput
+
+
+@dataclass(frozen=True, kw_only=True)
+class LLaRAConfig:
+    backbone: str = SMOLLM2
+    layers: int = 0
+    """Keep only the backbone's first layers; 0 keeps all."""
+    quantization: Quantization = "none"
+    behaviour: Name = "sasrec"
+    """The sequential model behind the behavioural tokens. lrurec is the retriever's own, as trained."""
+    width: int = 64
+    curriculum: Curriculum = "curriculum"
+    """curriculum: a batch is hybrid with probability t / T (the paper). direct: always. two-stage: text-only, then
+    hybrid. text: never."""
+    answer: Answer = "title"
+    """title: the answer is the title (the paper); served by the candidates' likelihoods over the shared prefix.
+    letter: titles are lettered, the answer is the letter; served by the letters' logits."""
+    candidates: int = 20
+    history: int = 10
+    title_tokens: int = 32
+    shortest: int = 3
+    """Items of history that a training row needs."""
+    hard: float = 0.0
+    """Share of the wrong candidates that the retriever would recommend; the others are random (the paper)."""
+    lora_rank: int = 8
+    lora_alpha: int = 32
+    lora_dropout: float = 0.1
+    lora_targets: tuple[str, ...] = LINEAR_LAYERS
+    lora_first_layer: int = 0
+    prompts: int = 0
+    """0 is one epoch."""
+    batch: int = 16
+    learning_rate: float = 5e-4
+    warmup: int = 100
+    """Steps."""
+    schedule: Literal["linear", "cosine", "constant"] = "cosine"
+    clip: float = 1.0
+    validate_every: int = 4000
+    """Prompts."""
+    validation_rows: int = 500
+    patience: int = 100
+    """Validations without a better HitRatio@1; the curriculum wants to be gone through to its end."""
+    seed: int = 42
+
+
+def paper() -> LLaRAConfig:
+    """Section 4.1.3 on Llama-2-7B, five epochs of LastFM: needs a GPU of 80 GB."""
+    return LLaRAConfig(backbone="meta-llama/Llama-2-7b-hf", prompts=240_000, batch=64)
+
+
+def full() -> LLaRAConfig:
+    """SmolLM2 on a GPU, five epochs of LastFM."""
+    return LLaRAConfig(prompts=240_000, batch=32, validate_every=12_000)
+
+
+def demo() -> LLaRAConfig:
+    """What two CPU cores train in a quarter of an hour."""
+    return LLaRAConfig(
+        layers=16,
+        history=6,
+        title_tokens=9,
+        lora_rank=4,
+        lora_alpha=16,
+        lora_dropout=0.0,
+        lora_first_layer=4,
+        hard=0.5,
+        prompts=2_000,
+        batch=8,
+        warmup=20,
+        validate_every=500,
+        validation_rows=100,
+    )
+
+
+RECIPES: dict[str, Callable[[], LLaRAConfig]] = {"demo": demo, "full": full, "paper": paper}
+
+
+def configure(recipe: str, overrides: dict[str, str]) -> LLaRAConfig:
+    """Raises BadInput for an unknown recipe, an unknown field or a value that cannot train."""
+    if recipe not in RECIPES:
+        raise BadInput(f"recipe {recipe!r} is unknown for llara; there are {', '.join(RECIPES)}")
+    config = override(RECIPES[recipe](), overrides)
+    for name in ("batch", "width", "history", "validate_every", "validation_rows", "patience", "lora_rank", "shortest"):
+        if getattr(config, name) < 1:
+            raise BadInput(f"{name}={getattr(config, name)}: at least 1")
+    for name in ("prompts", "warmup", "layers", "lora_first_layer", "seed"):
+        if getattr(config, name) < 0:
+            raise BadInput(f"{name}={getattr(config, name)}: 0 or more")
+    if not 2 <= config.candidates <= len(LETTERS):
+        raise BadInput(f"candidates={config.candidates}: 2 to {len(LETTERS)}")
+    if not 0 <= config.hard <= 1:
+        raise BadInput(f"hard={config.hard}: a share, 0 to 1")
+    if config.behaviour in ("mf", "lightgcn", "din"):
+        raise BadInput(f"behaviour={config.behaviour} knows no sequence: take gru4rec, caser, sasrec or lrurec")
+    return config

@@ -1,0 +1,181 @@
+"""Training LLaRA: LoRA and the projector together, batches text-only or hybrid as the curriculum says (section 3.4)."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ranker import backbone as backbones
+from ranker import golden
+from ranker.behaviour import lrurec
+from ranker.behaviour.fit import FitConfig, fit_nexts
+from ranker.behaviour.model import Behaviour, Sizes
+from ranker.behaviour.models import save
+from ranker.blend import Fit, fit
+from ranker.blend import report as blend_report
+from ranker.descent import Pace, Progress, descend
+from ranker.evaluate import ask
+from ranker.fit import ADAPTER, add_lora, keep_memory, require_checkpoint
+from ranker.llara.batches import Slate, fixed_slates, nexts_of, slates_at
+from ranker.llara.curriculum import is_hybrid
+from ranker.llara.evaluate import by_score
+from ranker.llara.model import LLaRA, sr2llm
+from ranker.llara.rank import PROJECTOR, LLaRAScorer, answer_tokens, prompt_builder, scorer
+from ranker.llara.recipes import LLaRAConfig
+from ranker.opinion import opinions
+from shared.artifact import Manifest, package_versions, seal, writing
+from shared.data.pairs import NextData, Nexts
+from shared.data.prepared import Prepared
+from shared.data.split import cases
+from shared.errors import BadInput
+from shared.history import History
+from shared.protocols import Retriever
+
+
+def train(
+    data: Prepared | NextData,
+    config: LLaRAConfig,
+    out: Path,
+    *,
+    retriever: Retriever | None = None,
+    retriever_name: str = "",
+    retriever_folder: Path | None = None,
+    resume: bool = False,
+    device: str = "auto",
+) -> Manifest:
+    """Writes the artifact to `out`; `out`.partial holds the checkpoint meanwhile.
+
+    With a retriever the blend is fitted to it; on the paper's own rows the language model stands alone.
+    """
+    torch.manual_seed(config.seed)
+    keep_memory()
+    folder = out.with_name(out.name + ".partial")
+    require_checkpoint(folder, resume)
+    base = backbones.load(config.backbone, layers=config.layers, device=device, quantization=config.quantization)
+    nexts = data if isinstance(data, NextData) else nexts_of(data, config)
+    if not len(nexts.train):
+        raise BadInput(f"no user has {config.shortest + 1} training items: there is no row to train on.")
+    behaviour = _behaviour(nexts, config, retriever_folder, base.device)
+    wrapped = add_lora(
+        base.model,
+        rank=config.lora_rank,
+        alpha=config.lora_alpha,
+        dropout=config.lora_dropout,
+        targets=config.lora_targets,
+        first_layer=config.lora_first_layer,
+        dtype=base.dtype,
+    ).to(base.device)
+    projector = sr2llm(behaviour, base.model.config.hidden_size).to(base.device)
+    model = LLaRA(base, prompt_builder(base, data.catalog, config), behaviour, projector)
+    items = len(data.catalog)
+    valid = fixed_slates(_some(nexts.valid, config.validation_rows, config.seed), items, retriever, config)
+    pace = _pace(config, len(nexts.train))
+    weights = {n: p for n, p in wrapped.named_parameters() if p.requires_grad}
+    weights |= {f"projector.{n}": p for n, p in projector.named_parameters()}
+    served = scorer(model, config)
+
+    def loss_at(step: int) -> Tensor:
+        wrapped.train()
+        batch = slates_at(step, nexts.train, items, retriever, config)
+        return model.loss(batch, is_hybrid(config.curriculum, step, pace.steps, config.seed))
+
+    def validate() -> float:
+        wrapped.eval()
+        return hit_ratio(served, valid)
+
+    identity = {"config": asdict(config), "data": data.digest}
+    run = descend("train llara", weights, pace, loss_at, validate, folder / "run", identity, resume)
+    wrapped.eval()
+    fitted = _blend(data, retriever, served, config) if isinstance(data, Prepared) and retriever else None
+    return _write(data, nexts, config, model, wrapped, served, run, fitted, retriever_name, out)
+
+
+def hit_ratio(scorer: LLaRAScorer, slates: list[Slate]) -> float:
+    """HitRatio@1, as served."""
+    return float(np.mean([place == slate.right for place, slate in zip(by_score(scorer, slates), slates, strict=True)]))
+
+
+def _behaviour(nexts: NextData, config: LLaRAConfig, retriever: Path | None, device: torch.device) -> Behaviour:
+    if config.behaviour == "lrurec":
+        if retriever is None:
+            raise BadInput("behaviour=lrurec is the retriever's own model: give its artifact with --retriever.")
+        return lrurec.read(retriever, nexts.catalog).requires_grad_(False).to(device)
+    sizes = Sizes(users=0, items=len(nexts.catalog), width=config.width, window=nexts.train.histories_NL.shape[1])
+    model, _ = fit_nexts(config.behaviour, sizes, nexts.train, nexts.valid, FitConfig(seed=config.seed), device)
+    return model
+
+
+def _some(nexts: Nexts, wanted: int, seed: int) -> Nexts:
+    return nexts.take(np.random.default_rng((seed, 4)).permutation(len(nexts))[:wanted])
+
+
+def _pace(config: LLaRAConfig, rows: int) -> Pace:
+    return Pace(
+        prompts=config.prompts or rows,
+        batch=config.batch,
+        learning_rate=config.learning_rate,
+        warmup=config.warmup,
+        schedule=config.schedule,
+        clip=config.clip,
+        validate_every=config.validate_every,
+        patience=config.patience,
+    )
+
+
+def _blend(data: Prepared, retriever: Retriever, served: LLaRAScorer, config: LLaRAConfig) -> Fit:
+    asked = ask(retriever, list(cases(data, "valid")), config.candidates, data.user_ids)
+    logits_UC, _ = opinions(served, asked, "fit the blend")
+    return fit(asked.scores_UC, logits_UC, asked.truth_U, config.seed)
+
+
+def _write(
+    data: Prepared | NextData,
+    nexts: NextData,
+    config: LLaRAConfig,
+    model: LLaRA,
+    wrapped: Any,
+    served: LLaRAScorer,
+    run: Progress,
+    fitted: Fit | None,
+    retriever_name: str,
+    out: Path,
+) -> Manifest:
+    [slate] = fixed_slates(nexts.valid.take(np.array([0])), len(data.catalog), None, config)
+    extra: dict[str, Any] = {
+        "answer_tokens": answer_tokens(model.prompts),
+        "blend": fitted.weight if fitted else 1.0,
+        "blended_with": retriever_name,
+        "golden": golden.make(served, History(tuple(slate.history)), slate.candidates),
+    }
+    with writing(out) as draft:
+        lora = {n: p.detach().cpu().contiguous() for n, p in wrapped.named_parameters() if "lora_" in n}
+        save_file(lora, draft / ADAPTER)
+        save_file({n: t.cpu().contiguous() for n, t in model.projector.state_dict().items()}, draft / PROJECTOR)
+        extra["sizes"] = save(model.behaviour, draft)
+        manifest = Manifest(
+            kind="ranker",
+            method="llara",
+            config=asdict(config),
+            seed=config.seed,
+            metrics={
+                "valid_hit_ratio@1": run.best,
+                "best_prompts": run.best_prompts,
+                "train_seconds": round(run.seconds, 1),
+                "curve": run.curve,
+            }
+            | (blend_report(fitted) if fitted else {}),
+            extra=extra,
+            data_digest=data.digest,
+            catalog_fingerprint=data.catalog.fingerprint(),
+            packages=package_versions("torch", "transformers", "peft", "numpy", "safetensors", "tandem-rec"),
+        )
+        manifest = seal(draft, manifest)
+    shutil.rmtree(out.with_name(out.name + ".partial"), ignore_errors=True)
+    return manifest

@@ -1,0 +1,203 @@
+"""A whole training in miniature, and what it serves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ranker import backbone
+from ranker.behaviour.models import FILE
+from ranker.fit import ADAPTER
+from ranker.llara.batches import nexts_of
+from ranker.llara.evaluate import measured, report, share
+from ranker.llara.model import LLaRA
+from ranker.llara.rank import PROJECTOR, LLaRAScorer
+from ranker.llara.recipes import RECIPES, configure
+from ranker.llara.train import train
+from ranker.registry import load
+from shared.errors import BadArtifact, BadInput, GoldenMismatch, LabelMismatch
+from shared.protocols import Ranker
+from tests.contracts.ranker import RankerContract
+from tests.ranker import tiny
+from tests.ranker.llara import made
+
+CATALOG = tiny.DATA.catalog
+
+
+@pytest.fixture(scope="module")
+def artifacts(bpe_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("llara")
+    kinds: dict[str, dict[str, object]] = {
+        "title": {},
+        "letter": {"answer": "letter"},
+        "direct": {"curriculum": "direct"},
+        "two-stage": {"curriculum": "two-stage"},
+        "text": {"curriculum": "text"},
+        "again": {},
+        "caser": {"behaviour": "caser"},
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(backbone, "best_dtype", lambda device: torch.float32)
+        for name, changes in kinds.items():
+            made.trained(folder / name, bpe_folder, **changes)
+    return {name: folder / name for name in kinds}
+
+
+def same(one: Path, other: Path, name: str) -> bool:
+    a, b = load_file(one / name), load_file(other / name)
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+class TestTitles(RankerContract):
+    items = tiny.ITEMS
+    tolerance = 1e-3  # a title's log probability is a sum over its tokens
+
+    @pytest.fixture
+    def ranker(self, artifacts: dict[str, Path]) -> Ranker:
+        loaded = load(artifacts["title"], CATALOG, device="cpu")
+        loaded.ranker.weight = 0.5  # type: ignore[attr-defined]
+        return loaded.ranker
+
+
+class TestLetters(TestTitles):
+    @pytest.fixture
+    def ranker(self, artifacts: dict[str, Path]) -> Ranker:
+        loaded = load(artifacts["letter"], CATALOG, device="cpu")
+        loaded.ranker.weight = 1.0  # type: ignore[attr-defined]
+        return loaded.ranker
+
+
+def test_every_kind_loads_and_reproduces_its_golden_score(artifacts: dict[str, Path]) -> None:
+    for folder in artifacts.values():
+        loaded = load(folder, CATALOG, device="cpu")
+        assert set(loaded.manifest.files) == {ADAPTER, PROJECTOR, FILE}
+        loaded.self_test()
+
+
+def test_the_same_seed_gives_the_same_bits(artifacts: dict[str, Path]) -> None:
+    for name in (ADAPTER, PROJECTOR, FILE):
+        assert same(artifacts["title"], artifacts["again"], name)
+
+
+def test_curricula_part_and_text_alone_never_moves_the_projector(artifacts: dict[str, Path]) -> None:
+    """All begin from the same projector; text keeps it."""
+    curves = [
+        load(artifacts[kind], CATALOG, device="cpu").manifest.metrics["curve"]
+        for kind in ("title", "direct", "two-stage", "text")
+    ]
+    assert all(one not in curves[:n] for n, one in enumerate(curves))
+    assert not same(artifacts["direct"], artifacts["text"], PROJECTOR)
+    scorer = load(artifacts["text"], CATALOG, device="cpu").ranker.scorer  # type: ignore[attr-defined]
+    assert scorer.hybrid is False
+
+
+def test_the_sequential_model_is_frozen(artifacts: dict[str, Path]) -> None:
+    assert same(artifacts["title"], artifacts["direct"], FILE)
+    assert same(artifacts["title"], artifacts["text"], FILE)
+
+
+def test_the_loss_comes_down(bpe_folder: Path, tmp_path: Path) -> None:
+    metrics = made.trained(tmp_path / "out", bpe_folder, prompts=320, validate_every=80).metrics
+    losses = [loss for *_, loss in metrics["curve"]]
+    assert losses == sorted(losses, reverse=True)
+
+
+def test_an_interrupted_run_ends_as_a_whole_one(
+    artifacts: dict[str, Path], bpe_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+    whole = LLaRA.loss
+
+    def cut(self: LLaRA, *args: object) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 6:
+            raise KeyboardInterrupt
+        return whole(self, *args)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LLaRA, "loss", cut)
+        with pytest.raises(KeyboardInterrupt):
+            made.trained(tmp_path / "cut", bpe_folder)
+    made.trained(tmp_path / "cut", bpe_folder, resume=True)
+    for name in (ADAPTER, PROJECTOR, FILE):
+        assert same(tmp_path / "cut", artifacts["title"], name)
+
+
+def test_the_papers_rows_are_reported_with_intervals(artifacts: dict[str, Path]) -> None:
+    loaded = load(artifacts["title"], CATALOG, device="cpu")
+    scorer = loaded.ranker.scorer  # type: ignore[attr-defined]
+    assert isinstance(scorer, LLaRAScorer)
+    config = made.config(Path("nowhere"))
+    data = nexts_of(tiny.DATA, config)
+    made_report = report(scorer, data, config)
+    assert set(made_report["rows"]) == {"sequential model", "as served", "generated"}
+    assert made_report == report(scorer, data, config)
+    row = made_report["rows"]["as served"]
+    assert row["valid_ratio"]["value"] == 1
+    assert row["hit_ratio@1"]["low"] <= row["hit_ratio@1"]["value"] <= row["hit_ratio@1"]["high"]
+
+
+def test_an_answer_that_names_nothing_is_neither_valid_nor_a_hit(artifacts: dict[str, Path]) -> None:
+    from ranker.llara.batches import Slate
+
+    slates = [Slate([1], [2, 3], 0)] * 4
+    row = measured([0, 1, None, 0], slates)
+    assert (row["hit_ratio@1"]["value"], row["valid_ratio"]["value"]) == (0.5, 0.75)
+
+
+def test_wilsons_interval_is_the_published_one() -> None:
+    """8 of 10: .490 to .943; none of 10: 0 to .278 (Newcombe, 1998)."""
+    assert (round(share(8, 10).low, 3), round(share(8, 10).high, 3)) == (0.49, 0.943)
+    assert (share(0, 10).low, round(share(0, 10).high, 3)) == (0.0, 0.278)
+
+
+def test_paper_rows_train_without_a_retriever_and_stand_alone(bpe_folder: Path, tmp_path: Path) -> None:
+    config = made.config(bpe_folder, prompts=16, validate_every=16)
+    data = nexts_of(tiny.DATA, config)
+    manifest = train(data, config, tmp_path / "out", device="cpu")
+    assert manifest.extra["blend"] == 1.0
+    with pytest.raises(BadInput, match="--retriever"):
+        train(data, made.config(bpe_folder, behaviour="lrurec"), tmp_path / "other", device="cpu")
+
+
+def test_another_backbone_is_refused(artifacts: dict[str, Path], bpe_folder: Path, tmp_path: Path) -> None:
+    tokenizer = backbone.load(str(bpe_folder), device="cpu").tokenizer
+    weights = tiny.save(tmp_path / "weights", tokenizer, tiny.llama(len(tokenizer), seed=5))
+    with pytest.raises(GoldenMismatch):
+        load(artifacts["title"], CATALOG, backbone=str(weights), device="cpu").self_test()
+    narrow = tiny.save(tmp_path / "narrow", tokenizer, tiny.llama(len(tokenizer), hidden=32))
+    with pytest.raises(BadArtifact):
+        load(artifacts["title"], CATALOG, backbone=str(narrow), device="cpu")
+    words = tiny.bpe(["zig zag zoo " * 40, *tiny.corpus()])
+    other = tiny.save(tmp_path / "words", words, tiny.llama(len(words)))
+    for name in ("title", "letter"):
+        with pytest.raises(LabelMismatch):
+            load(artifacts[name], CATALOG, backbone=str(other), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fault"),
+    [
+        ({"candidates": "21"}, "candidates=21"),
+        ({"hard": "-0.1"}, "hard=-0.1"),
+        ({"behaviour": "mf"}, "behaviour=mf"),
+        ({"batch": "0"}, "batch=0"),
+        ({"curriculum": "never"}, "one of"),
+    ],
+)
+def test_configs_that_cannot_train_are_refused(overrides: dict[str, str], fault: str) -> None:
+    with pytest.raises(BadInput, match=fault):
+        configure("demo", overrides)
+
+
+def test_recipes_are_whole_configs(bpe_folder: Path, tmp_path: Path) -> None:
+    for recipe in RECIPES:
+        assert configure(recipe, {}).curriculum == "curriculum"
+    with pytest.raises(BadInput, match="unknown for llara"):
+        configure("nowhere", {})
+    with pytest.raises(BadInput, match="4 training items"):
+        made.trained(tmp_path / "out", bpe_folder, tiny.prepared([[1, 2, 3, 4, 5]] * 3, tiny.catalog(30)))
