@@ -79,6 +79,6 @@ def read(settings: type[Settings]) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         variable = PREFIX + str(first["loc"][0]).upper()
-        secret = settings.model_fields[str(first["loc"][0])].annotation == SecretStr | None
-        value = "not shown" if secret else repr(first["input"])
-        raise BadInput(f"{variable} is {value}: {first['msg']}") from None
+        hidden = settings.model_fields[str(first["loc"][0])].annotation in (SecretStr, SecretStr | None)
+        value = "a secret, so it is not shown here" if hidden else repr(first["input"])
+        raise BadInput(f"{variable} is {value}: {first['msg'].removeprefix('Value error, ')}") from None
