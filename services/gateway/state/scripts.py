@@ -33,8 +33,8 @@ return {
   table.concat(redis.call('ZRANGE', seen, 0, -1), '\\n'),
 }
 """)
-"""The version; the history, arrival and item in turn; the seen items. One a line: no id holds a control character, and one
-string is read faster than a thousand."""
+"""The version; the history, arrival and item in turn; the seen items. One a line, as no id holds a control character:
+a string is read faster than a thousand of them."""
 
 APPEND = Script("""
 local history, seen, events, sessions = unpack(KEYS)

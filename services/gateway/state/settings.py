@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, SecretStr
 
+from services.gateway.cache.breaker import Breaker, guarded
 from services.gateway.state.bounds import Bounds
 from services.gateway.state.memory import MemoryState
 from services.gateway.state.tombstones import Tombstones
@@ -72,4 +73,4 @@ def open_state(settings: StateSettings) -> MemoryState | RedisState:
         raise BadInput(
             "TANDEM_REDIS_URL is not a Redis URL; write redis://[user:password@]host[:port][/db], or rediss:// for TLS"
         ) from None
-    return RedisState(connections, bounds, tombstones)
+    return RedisState(guarded(connections, Breaker("the store")), bounds, tombstones)

@@ -6,6 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from services.gateway.state import redis as redis_module
 from services.gateway.state.bounds import Bounds
 from services.gateway.state.connections import Connections
 from services.gateway.state.redis import RedisState
-from services.gateway.state.scripts import Command
+from services.gateway.state.scripts import READ, Command
 from shared.errors import BadAnswer, Unavailable
 from shared.wire import ItemState
 from tests.redis_server import RedisServer, free_port
@@ -113,15 +114,15 @@ async def test_of_an_erased_user_nothing_is_left(redis: RedisState, server: Redi
     await fill(redis, user)
     # A careless caller: the user's id in other ids.
     await redis.append(T, [took(f"{user}-1", "a", user_id=user, session_id=f"of-{user}")], NOW)
-    await redis.append("other", [took("e1", "kept", user_id="u2")], NOW)
+    await redis.append("other", [took("e1", "kept", user_id="u2"), took(f"{user}-2", "kept", session_id="s2")], NOW)
     before = await all_of_it(server)
     assert user in str(before)
     gone = await redis.erase(T, user)
     after = await all_of_it(server)
     assert user not in str(after)
-    assert [key for key in after if ":user:" in key or ":session:" in key] == [
-        key for key in before if "{other:u2}" in key
-    ]
+    assert {key for key in after if ":user:" in key or ":session:" in key} == {
+        key for key in before if "{other:" in key and "erased" not in key
+    }
     assert gone == len(before) - len(after)
     assert await stored(redis, Who("user", user)) == Stored(version=3, erased=True)
 
@@ -159,6 +160,27 @@ async def test_what_was_acknowledged_outlives_redis(end: Callable[[RedisServer],
         await state.aclose()
 
 
+async def test_a_restart_between_two_calls_is_not_noticed(tmp_path: Path) -> None:
+    with RedisServer(tmp_path, appendonly="yes") as server:
+        state = redis_state(server)
+        await asyncio.gather(*(state.append(T, [took(f"e{n}", "a")], NOW) for n in range(5)))
+        server.stop()
+        server.start()
+        await asyncio.sleep(0.05)
+        assert [len((await stored(state)).items) for _ in range(6)] == [5] * 6
+        await state.aclose()
+
+
+async def test_only_the_scripts_that_redis_did_not_know_go_again(server: RedisServer) -> None:
+    connections = Connections(server.url, PATIENT_S)
+    server.command("FLUSHALL")
+    server.command("SCRIPT", "FLUSH")
+    count: Command = ("INCR", "count")
+    replies = await connections.ask([count, READ.call(USER[:3]), count, READ.call(USER[:3])])
+    assert replies == [1, [b"0", b"", b""], 2, [b"0", b"", b""]]
+    await connections.aclose()
+
+
 @every_call
 async def test_a_redis_that_comes_late_is_found(call: Call, tmp_path: Path) -> None:
     server = RedisServer(tmp_path, port=free_port())
@@ -167,6 +189,34 @@ async def test_a_redis_that_comes_late_is_found(call: Call, tmp_path: Path) -> N
         await call(state)
     with server:
         await call(state)
+        await state.aclose()
+
+
+NO_REDIS = [
+    b"",
+    b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    b":1\r\n" * 9,
+    b"*1\r\n$1\r\nx\r\n" * 9,
+    b"+OK\r\n" * 9,
+    b"\xff\x00\r\n",
+]
+
+
+@every_call
+@pytest.mark.parametrize("answer", NO_REDIS)
+async def test_what_is_no_redis_is_not_available(answer: bytes, call: Call) -> None:
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(answer)
+        writer.close()
+
+    async with await asyncio.start_server(handle, "127.0.0.1", 0) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        state = RedisState(Connections(f"redis://127.0.0.1:{port}", PATIENT_S))
+        with suppress(Unavailable):
+            await call(state)
+        with pytest.raises(Unavailable):
+            await state.read(T, [U1])
         await state.aclose()
 
 
@@ -235,9 +285,11 @@ async def test_callers_who_leave_while_redis_hangs_leave_no_connection_behind(tm
 
 async def test_more_callers_than_connections_wait_for_one(server: RedisServer, redis: RedisState) -> None:
     await redis.append(T, [took("e1", "a")], NOW)
+    before = server.command("CLIENT", "LIST").count(b"id=")
     few = RedisState(Connections(server.url, PATIENT_S, max_connections=2))
     found = await asyncio.gather(*(stored(few) for _ in range(100)))
     assert {one.items for one in found} == {("a",)}
+    assert server.command("CLIENT", "LIST").count(b"id=") <= before + 2
     await few.aclose()
 
 
@@ -271,6 +323,13 @@ async def test_a_key_of_the_wrong_type_is_refused_before_anything_is_written(
             await call(redis)
     assert await all_of_it(server) == {broken: "from another program"}
     assert (await redis.append(T, [took("e1", "a", user_id="u2")], NOW)).accepted == 1
+
+
+async def test_a_state_that_cannot_be_noted_as_a_change_is_not_set(redis: RedisState, server: RedisServer) -> None:
+    server.command("SET", keys.changed(T), "from another program")
+    with pytest.raises(Unavailable, match="refuses"):
+        await redis.set_item(T, "a", HIDDEN)
+    assert await all_of_it(server) == {keys.changed(T): "from another program"}
 
 
 async def test_an_erasure_also_takes_keys_of_the_wrong_type(redis: RedisState, server: RedisServer) -> None:
@@ -354,6 +413,16 @@ async def test_item_states_that_another_process_set_are_found(redis: RedisState,
     await redis.set_item(T, "c", HIDDEN)
     assert (await other.items(T)).items == {"c": HIDDEN}
     await other.aclose()
+
+
+async def test_a_version_that_went_back_means_everything_anew(redis: RedisState, server: RedisServer) -> None:
+    await redis.set_item(T, "a", HIDDEN)
+    await redis.items(T)
+    server.command("FLUSHALL")
+    server.command("HSET", keys.items(T), "", "5", "b", '{"hidden":true}')
+    server.command("ZADD", keys.changed(T), "5", "b")
+    found = await redis.items(T)
+    assert (found.version, found.items) == (5, {"b": HIDDEN})
 
 
 async def test_only_what_changed_is_fetched_again(server: RedisServer, redis: RedisState) -> None:
