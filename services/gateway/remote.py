@@ -7,11 +7,12 @@ from typing import TypeVar
 from urllib.parse import quote
 
 import httpx
+import structlog
 from pydantic import BaseModel, ValidationError
 
 from services.http.logs import request_id
 from services.http.observe import HEADER as REQUEST_ID
-from services.http.problems import error_of
+from services.http.problems import NOT_LET_IN, error_of
 from services.http.signature import HEADER as SIGNATURE
 from services.http.signature import sign
 from shared.deadline import HEADER as DEADLINE
@@ -29,18 +30,21 @@ from shared.wire import (
     ScoreRequest,
 )
 
+log = structlog.get_logger()
 Answer = TypeVar("Answer", bound=BaseModel)
 KEEPALIVE_S = 4.0
 """Shorter than the servers' own, so that no request goes into a connection that is just being closed."""
 
 
-def client(base_url: str, secrets: Sequence[bytes] = ()) -> httpx.AsyncClient:
+def client(
+    base_url: str, secrets: Sequence[bytes] = (), transport: httpx.AsyncBaseTransport | None = None
+) -> httpx.AsyncClient:
     """Signs with the first of the secrets. Without a bound of its own: requests in flight are bounded at the door, and
     httpcore 1.0.9 loses a connection for good when a request is cancelled while it waits for one (encode/httpcore
     issue 1093)."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE_S)
     auth = Signature(secrets[0]) if secrets else None
-    return httpx.AsyncClient(base_url=base_url, limits=limits, trust_env=False, auth=auth)
+    return httpx.AsyncClient(base_url=base_url, limits=limits, trust_env=False, auth=auth, transport=transport)
 
 
 class Signature(httpx.Auth):
@@ -100,6 +104,9 @@ class Remote:
             kind, detail = str(problem["type"]), str(problem["detail"])
         except (ValueError, KeyError, TypeError, RecursionError):
             kind, detail = "", f"the {self._name} service answered {response.status_code}"
+        if response.status_code in NOT_LET_IN:  # the reason is for who runs this, not for who asks
+            log.error("not let in", service=self._name, status=response.status_code, reason=detail)
+            return Unavailable(f"the {self._name} service does not let this gateway in")
         error = error_of(kind, response.status_code, detail)
         if isinstance(error, Overloaded):
             seconds = response.headers.get("retry-after", "1")

@@ -86,7 +86,7 @@ def error_of(slug_or_type: str, status: int, detail: str) -> TandemError:
         return by_slug[slug](detail)
     if status == HTTPStatus.GATEWAY_TIMEOUT:
         return DeadlineExceeded(detail)
-    return Unavailable(detail) if status >= 500 or status in NOT_LET_IN else BadAnswer(detail)
+    return Unavailable(detail) if status >= 500 else BadAnswer(detail)
 
 
 def document(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 
 import httpx
 import pytest
+from pydantic import SecretStr
 
-from services.gateway.remote import RemoteRanking, RemoteRetrieval
+from services.gateway.remote import RemoteRanking, RemoteRetrieval, client
 from services.http.problems import AT_THE_DOOR, KINDS, kind_of, of_error
+from services.retrieval import app as retrieval_app
+from services.retrieval.settings import RetrievalSettings
 from shared.deadline import HEADER, Deadline
 from shared.errors import (
     BadAnswer,
@@ -21,7 +25,8 @@ from shared.errors import (
     UnknownItem,
     UnknownRanker,
 )
-from shared.wire import RankRequest
+from shared.wire import RankRequest, ResolveRequest, RetrieveRequest
+from tests import fakes
 
 pytestmark = pytest.mark.anyio
 
@@ -36,6 +41,7 @@ GOOD = {
     "rank_ms": 0,
 }
 
+NOT_FOUND = httpx.ConnectError("[Errno -2] ranking.internal.example:8002: Name or service not known")
 Handler = Callable[[httpx.Request], httpx.Response]
 
 
@@ -82,6 +88,7 @@ async def test_a_gateway_that_is_not_let_in_does_not_blame_its_client(cls: type[
             ASKED, Deadline.after_ms(1000)
         )
     assert type(caught.value) is Unavailable
+    assert "fault" not in str(caught.value)
 
 
 async def test_retry_after_survives_the_way() -> None:
@@ -127,6 +134,33 @@ def _raising(error: Exception) -> Handler:
 async def test_whatever_a_network_does_is_an_error_of_the_tree(handler: Handler, expected: type[TandemError]) -> None:
     with pytest.raises(expected):
         await ranking(handler).rank(ASKED, Deadline.after_ms(1000))
+
+
+SECRET = b"s" * 32
+
+
+@pytest.mark.parametrize(("secrets", "refused"), [([SECRET], False), ([b"x" * 32, SECRET], True), ([], True)])
+async def test_a_gateway_signs_with_its_first_secret(secrets: list[bytes], refused: bool) -> None:
+    settings = RetrievalSettings(internal_secret=SecretStr(SECRET.decode()))
+    app = retrieval_app.create(settings, fakes.retrieval_service(fakes.catalog()))
+    async with client("http://retrieval", secrets, httpx.ASGITransport(app)) as http:
+        retrieval, deadline = RemoteRetrieval(http), Deadline.after_ms(5000)
+        asks = [
+            retrieval.retrieve(RetrieveRequest(history=["i1"]), deadline),
+            retrieval.resolve(ResolveRequest(texts=["Title 1"]), deadline),
+            retrieval.popular(5, deadline),
+            retrieval.item("i1", deadline),
+            retrieval.models(deadline),
+        ]
+        answers = await asyncio.gather(*asks, return_exceptions=True)
+    assert {isinstance(answer, Unavailable) for answer in answers} == {refused}
+
+
+async def test_where_a_service_stands_is_not_told() -> None:
+    here = client("http://ranking.internal.example:8002", (SECRET,), httpx.MockTransport(_raising(NOT_FOUND)))
+    with pytest.raises(Unavailable) as caught:
+        await RemoteRanking(here).rank(ASKED, Deadline.after_ms(1000))
+    assert "internal" not in str(of_error(caught.value, None).body)
 
 
 async def test_an_id_is_one_segment_of_the_path() -> None:

@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 from fastapi import FastAPI, Request
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from services.http.application import application
 from services.http.caller import needs
+from services.http.intake import PATIENCE_S
 from services.http.routes import Router
 from services.http.settings import HttpSettings
 from tests.services.asgi import client
@@ -45,6 +47,11 @@ class Probe:
 
         @router.post("/read")
         async def read(request: Request) -> int:
+            return len(await request.body())
+
+        @router.post("/late")
+        async def late(request: Request) -> int:
+            await asyncio.sleep(PATIENCE_S * 4)
             return len(await request.body())
 
         @asynccontextmanager
@@ -161,6 +168,37 @@ async def test_a_client_that_leaves_cancels_its_work() -> None:
     await asyncio.wait_for(probe.app(_scope("/wait"), receive, send), timeout=2)
     assert probe.cancelled
     assert sent == []
+
+
+@pytest.mark.parametrize("path", ["/read", "/wait"])
+async def test_a_body_that_is_cut_off_is_nobodys_business_any_more(path: str) -> None:
+    probe = Probe()
+    arrived = [{"type": "http.request", "body": b'{"a', "more_body": True}, {"type": "http.disconnect"}]
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return arrived.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    with capture_logs() as told:
+        await asyncio.wait_for(probe.app(_scope(path), receive, send), timeout=10)
+    assert sent == []
+    assert [line["status"] for line in told if line["event"] == "request"] == [499]
+
+
+async def test_a_handler_that_reads_late_is_held_to_the_same_bounds() -> None:
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"x"
+        await asyncio.sleep(5)
+        yield b"y"
+
+    async with client(Probe(max_body_seconds=0.05).app) as http:
+        slow = await http.post("/late", content=chunks())
+        large = await http.post("/late", content=b"x" * (2 << 20))
+        right = await http.post("/late", content=b"xyz")
+    assert (slow.status_code, large.status_code, right.json()) == (408, 413, 3)
 
 
 async def test_a_finished_answer_is_not_disturbed_by_the_client_leaving() -> None:
