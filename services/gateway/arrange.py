@@ -17,8 +17,7 @@ Allowed = Callable[[RetrievedItem], bool]
 def allowed(person: Person, request: RecommendRequest) -> Allowed:
     """Not had, not seen, not excluded, not hidden, available, of a wanted category.
 
-    An item state's categories stand in place of the catalogue's. Where neither is known the retrieval service has
-    already filtered.
+    An item state's categories stand in place of the catalogue's. An item of which neither is known fits no filter.
     """
     banned = {*person.history, *person.seen, *request.exclude_item_ids}
     wanted, any_state = set(request.filter.categories), request.filter.availability == "any"
@@ -33,7 +32,7 @@ def allowed(person: Person, request: RecommendRequest) -> Allowed:
             return True
         if state and state.categories is not None:
             return not wanted.isdisjoint(state.categories)
-        return item.metadata is None or not wanted.isdisjoint(item.metadata.categories)
+        return item.metadata is not None and not wanted.isdisjoint(item.metadata.categories)
 
     return fits
 

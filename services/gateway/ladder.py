@@ -41,6 +41,8 @@ from shared.wire import (
 
 LANDING_MS = 2.0
 """Between the end of a flight's work and the end of its request's patience, to get from one task to the other."""
+LAST_MS = 4.0
+"""Past the deadline, for the user's last ranking: out of what is kept back to put the answer together."""
 LINGER_S = 0.1
 """What was retrieved stays at hand a little longer than the flight: both may end in the same turn of the loop."""
 KNOWS_USERS = frozenset({"recllm", "collm", "tallrec"})
@@ -62,6 +64,8 @@ class Question:
     explain: bool = False
     given: tuple[str, ...] = ()
     """The caller's own candidates, distinct; retrieval finds them where there are none."""
+    named: bool = True
+    """Whether the caller named the ranker: only then is it the caller's mistake when there is none of that name."""
 
 
 class Ladder:
@@ -137,7 +141,7 @@ class Ladder:
         course.cache_ms = (time.perf_counter() - began - spent) * 1000
         made = _read(outcome.value)
         if made is None:
-            await self._cache.delete([key])
+            await within(course.deadline, self._cache.delete([key]))
             return await self._make(course.deadline, question)
         if outcome.shared and self._could_do_better(course, question, made):
             return await self._make(course.deadline, question)
@@ -145,12 +149,23 @@ class Ladder:
 
     def _kept(self, tenant: str, question: Question, made: RankedList) -> Made:
         value, policy = made.encoded(), self._policy
+        if not self._is_of_the_loaded(made):
+            self._loaded.doubt()
+            return Made(value, DEGRADED_FRESH_S, DEGRADED_STALE_S, store=False)
         if made.lasting:
             last = self._last_key(tenant, question)
             return Made(value, policy.cache_fresh_s, policy.cache_stale_s, also=last)
         # What one request's own haste degraded says nothing to the next one.
         ours = all(reason in SYSTEM for reason, _ in made.degradation)
         return Made(value, DEGRADED_FRESH_S, DEGRADED_STALE_S, store=ours)
+
+    def _is_of_the_loaded(self, made: RankedList) -> bool:
+        """Whether the models that the key names have made it; others have, just after a deploy."""
+        retriever, ranked = self._loaded.retriever, made.ranked
+        card = self._loaded.rankers.get(ranked.ranker) if ranked else None
+        return (retriever is None or made.found.source == "popularity" or retriever.name == made.found.model) and (
+            ranked is None or card is None or card.name == ranked.model
+        )
 
     def _could_do_better(self, course: Course, question: Question, made: RankedList) -> bool:
         """The flight that was joined had less time than this request has left."""
@@ -169,8 +184,11 @@ class Ladder:
             return self._listed(question, found, None, [])
         try:
             ranked = await self._rank(deadline, question, found)
-        except UnknownRanker:
-            raise
+        except UnknownRanker as error:
+            if question.named:
+                raise
+            self._loaded.doubt()
+            return self._listed(question, found, None, [("ranker_unavailable", str(error))])
         except DeadlineExceeded as error:
             return self._listed(question, found, None, [("ranker_timeout", str(error))])
         except Overloaded as error:
@@ -243,18 +261,26 @@ class Ladder:
         """Retrieval does not answer: this user's last ranking, else what everybody likes."""
         if question.given:
             return _as_given(question)
-        if last := self._last_key(course.tenant, question):
-            kept = await self._cache.get(last)
-            made = _read(kept.value) if kept else None
-            if made:
-                course.degradation.append("stale_cache")
-                course.cache = "stale"
-                return made.model_copy(update={"rung": "stale"})
+        if made := await self._last(course, question):
+            course.degradation.append("stale_cache")
+            course.cache = "stale"
+            return made.model_copy(update={"rung": "stale"})
         list_ = self._popular.latest or self._popular.static
         if list_ is None:
             raise Unavailable("retrieval does not answer, and this gateway has no popularity list yet") from error
         rung: Rung = "popularity" if self._popular.latest else "static"
         return RankedList(found=list_, rung=rung, asked=len(list_.items))
+
+    async def _last(self, course: Course, question: Question) -> RankedList | None:
+        key = self._last_key(course.tenant, question)
+        if key is None:
+            return None
+        deadline = max(course.deadline, Deadline.after_ms(LAST_MS), key=lambda one: one.at)
+        try:
+            kept = await within(deadline, self._cache.get(key))
+        except DeadlineExceeded:
+            return None
+        return _read(kept.value) if kept else None
 
     def _key(self, tenant: str, question: Question) -> str | None:
         """None while it is not known what the services have loaded."""

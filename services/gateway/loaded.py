@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Mapping
 
 import structlog
@@ -13,6 +15,7 @@ from shared.deadline import Deadline
 from shared.wire import ModelCard, ModelList, RankerName
 
 ASK_MS = 2_000
+DOUBT_S = 1.0
 QUALITY = ("blend_valid_ndcg@10", "valid_ndcg@10")
 """The metrics of a manifest that `auto` compares, the first that stands there."""
 
@@ -21,11 +24,15 @@ log = structlog.get_logger()
 
 class Loaded:
     def __init__(self, retrieval: RetrievalPort, ranking: RankingPort, default: RankerName | None) -> None:
-        self._retrieval, self._ranking, self._default = retrieval, ranking, default
+        """`default` is the operator's, before the ranking service's own."""
+        self._retrieval, self._ranking, self._ours = retrieval, ranking, default
+        self._theirs: RankerName | None = None
         self.retriever: ModelCard | None = None
         self.rankers: Mapping[str, ModelCard] = {}
         self.latency: dict[str, Latency] = {}
         self._heard = False
+        self._doubted_at = -math.inf
+        self._asking: asyncio.Task[None] | None = None
 
     async def refresh(self) -> None:
         """A service that does not answer keeps the cards that it had."""
@@ -36,7 +43,14 @@ class Loaded:
         if rankers:
             self._heard = True
             self.rankers = {card.method: card for card in rankers.models}
-            self._default = self._default or rankers.default
+            self._theirs = rankers.default
+
+    def doubt(self) -> None:
+        """Somebody saw that what was heard is no longer true: it is asked again, now, and at most every DOUBT_S."""
+        now = time.monotonic()
+        if now >= self._doubted_at + DOUBT_S:
+            self._doubted_at = now
+            self._asking = asyncio.create_task(self.refresh())
 
     @property
     def complete(self) -> bool:
@@ -46,7 +60,7 @@ class Loaded:
     @property
     def default(self) -> RankerName | None:
         """None until the ranking service has said what its own is."""
-        return self._default
+        return self._ours or self._theirs
 
     def of(self, ranker: str) -> Latency:
         return self.latency.setdefault(ranker, Latency())

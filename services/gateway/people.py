@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from services.gateway.course import Course, within
 from services.gateway.ports import Histories, ItemStates, State, Stored, Who
 from services.gateway.state.merge import merged
+from shared.deadline import Deadline
 from shared.errors import DeadlineExceeded, TandemError, Unavailable
 
 STORE_MS = 100.0
-"""No store is waited for longer, whatever the budget: there are rungs below."""
+"""No store is waited for longer, nor for more than half of what is left: there are rungs below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class People:
         who = [Who(kind, id_) for kind, id_ in (("user", user_id), ("session", session_id)) if id_ is not None]
         stored: tuple[Stored, ...] = ()
         try:
-            snapshot = await within(course.deadline.at_most_ms(STORE_MS), self._state.read(course.tenant, who))
+            snapshot = await within(_patience(course), self._state.read(course.tenant, who))
             stored = snapshot.stored
             await self._refresh(course, snapshot.items_version)
             if after and stored and stored[0].version < int(after, 16):
@@ -71,4 +72,8 @@ class People:
         """A second question only after a change."""
         if self._states.get(course.tenant, ItemStates()).version != version:
             asked = self._state.items(course.tenant)
-            self._states[course.tenant] = await within(course.deadline.at_most_ms(STORE_MS), asked)
+            self._states[course.tenant] = await within(_patience(course), asked)
+
+
+def _patience(course: Course) -> Deadline:
+    return course.deadline.at_most_ms(min(STORE_MS, course.deadline.remaining_ms() / 2))

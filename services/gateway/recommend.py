@@ -18,7 +18,7 @@ from services.gateway.ranked import RankedList, depth
 from services.gateway.records import Records
 from shared.candidate import Source
 from shared.deadline import Deadline
-from shared.errors import DeadlineExceeded, TandemError, Unavailable
+from shared.errors import BadAnswer, DeadlineExceeded, TandemError, Unavailable
 from shared.wire import (
     MAX_EXCLUDED,
     MAX_HISTORY,
@@ -83,7 +83,7 @@ class Recommender:
         question = self._question(course, request, person)
         made, confident = await self._ladder.descend(course, question)
         order = await self._order(course, request, person, made, confident)
-        answer = answer_of(course, made, order, confident, question.metadata)
+        answer = answer_of(course, made, order, confident, "metadata" in request.include)
         self._records.keep(tenant, request.user_id, _record(answer))
         self._observe(Answered(tenant, request.user_id, answer, made, budget_ms))
         return answer
@@ -94,9 +94,10 @@ class Recommender:
             ranker=chosen(request.ranker, self._loaded, self.policy, course.deadline),
             k=depth(request.limit, self.policy.spare, MAX_LIMIT + RERANKED),
             categories=tuple(sorted(set(request.filter.categories))),
-            metadata="metadata" in request.include,
+            metadata=_needs_metadata(request),
             vectors=request.diversity > 0,
             explain="explain" in request.include,
+            named=request.ranker not in (None, "auto"),
         )
 
     async def _order(
@@ -106,7 +107,12 @@ class Recommender:
         order = [one for one in ordered(made, confident) if fits(one.item)]
         if len(order) < request.limit and len(made.found.items) >= made.asked:
             order += await self._more(course, request, person, fits, order)
-        order = diversified(order, request.diversity, request.limit)
+        if len(order) < request.limit:
+            order += self._rest(course, person, made, fits, order)
+        try:
+            order = diversified(order, request.diversity, request.limit)
+        except BadAnswer as error:
+            course.degrade("retrieval_unavailable", error)
         if request.promotions:
             known = await self._promotable(course, request, person, fits, order)
             order = promoted(order, request.promotions, known, request.limit)
@@ -115,8 +121,7 @@ class Recommender:
     async def _more(
         self, course: Course, request: RecommendRequest, person: Person, fits: Allowed, order: Sequence[Placed]
     ) -> list[Placed]:
-        """Filters took more than was retrieved to spare: ask again without what was taken, or fill up with what
-        everybody likes."""
+        """Filters took more than was retrieved to spare: ask again without what was taken."""
         had = {one.item.item_id for one in order}
         hidden = [id_ for id_ in person.states.items or () if id_ not in person.seen]
         banned = [*had, *request.exclude_item_ids, *person.seen, *hidden]
@@ -126,18 +131,33 @@ class Recommender:
             k=min(request.limit - len(order) + self.policy.spare, MAX_LIMIT + RERANKED),
             exclude_item_ids=banned[: MAX_SEEN + MAX_EXCLUDED],
             categories=request.filter.categories,
-            metadata="metadata" in request.include,
+            metadata=_needs_metadata(request),
             vectors=request.diversity > 0,
         )
         try:
             found = await within(course.deadline, self._retrieval.retrieve(asked, course.deadline))
         except TandemError as error:
             course.degrade("retrieval_unavailable", error)
-            if self._popular.latest is None:
-                return []
-            found = self._popular.latest
+            return []
         items = {item.item_id: item for item in found.items if fits(item) and item.item_id not in had}
         return [Placed(item, item.score, Source(found.source)) for item in items.values()]
+
+    def _rest(
+        self, course: Course, person: Person, made: RankedList, fits: Allowed, order: Sequence[Placed]
+    ) -> list[Placed]:
+        """What everybody likes, for places that are still free. Retrieval leaves none of it out by itself, but what has
+        a wanted category only by its state."""
+        list_ = self._popular.latest or self._popular.static
+        if list_ is None or list_.catalog != made.found.catalog:
+            return []
+        had = {one.item.item_id for one in order}
+        rest = [item for item in list_.items if item.item_id not in had and fits(item)]
+        states = [person.states.of(item.item_id) for item in rest]
+        if any(state is None or state.categories is None for state in states):
+            left_out = f"{made.found.model} found {len(made.found.items)} of {made.asked} items, and there are more"
+            course.degrade("retrieval_unavailable", BadAnswer(left_out))
+        source = Source.POPULARITY if self._popular.latest else Source.STATIC
+        return [Placed(item, item.score, source) for item in rest]
 
     async def _promotable(
         self, course: Course, request: RecommendRequest, person: Person, fits: Allowed, order: Sequence[Placed]
@@ -157,6 +177,11 @@ class Recommender:
                 fitting = [item for item in found.items if fits(item)]
                 at_hand |= {item.item_id: Placed(item, item.score, Source.PROMOTION) for item in fitting}
         return [at_hand[id_] for id_ in asked if id_ in at_hand]
+
+
+def _needs_metadata(request: RecommendRequest) -> bool:
+    """Also for a filter, which is ours to keep: retrieval only finds what passes it."""
+    return "metadata" in request.include or bool(request.filter.categories)
 
 
 def chosen(asked: RankerName | str | None, loaded: Loaded, policy: Policy, deadline: Deadline) -> RankerName | None:

@@ -53,6 +53,7 @@ class Reranker:
             metadata="metadata" in request.include,
             explain="explain" in request.include,
             given=given,
+            named=request.ranker not in (None, "auto"),
         )
         made, confident = await self._ladder.descend(course, question)
         order = ordered(made, confident)[: request.limit]

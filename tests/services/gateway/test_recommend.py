@@ -174,7 +174,7 @@ async def test_who_allows_no_degraded_answer_gets_an_error(error: TandemError, r
 
 async def test_a_ranker_that_is_not_loaded_is_the_callers_mistake() -> None:
     with pytest.raises(UnknownRanker):
-        await answer(ranking=fakes.BrokenRanking(UnknownRanker("there are: llamarec")))
+        await answer(ranking=fakes.BrokenRanking(UnknownRanker("there are: llamarec")), ranker="collm")
 
 
 async def test_a_slow_ranker_is_left_behind_in_time() -> None:
