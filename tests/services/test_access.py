@@ -32,7 +32,8 @@ def file(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def gateway(file: Path, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
-    async with client(embedded_app(GatewaySettings(api_keys_file=file, **settings))) as http:
+    patient = GatewaySettings(api_keys_file=file, default_timeout_ms=20_000, **settings)
+    async with client(embedded_app(patient)) as http:
         yield http
 
 
@@ -97,17 +98,20 @@ def state(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 async def everything(http: httpx.AsyncClient, key: str) -> list[Any]:
-    """What one tenant sees of every route, twice, but for what is never the same."""
+    """What one tenant sees of every route, twice, but for what is never the same. Begins with a recommendation."""
     seen = []
     for one in [*OPERATIONS, *OPERATIONS]:
         if one.path != "/metrics":
             answer = await ask(http, one, key)
+            if not seen:
+                assert answer.json()["cache"] == "miss", "an answer of another tenant's"
             seen.append((str(one), answer.status_code, _lasting(answer.text)))
     return seen
 
 
 def _lasting(text: str) -> str:
-    for passing in (r'"(recommendation_id|request_id|instance)":\s*"[^"]*"', r'"timing_ms":\s*{[^}]*}'):
+    # What was written to the cache beside an answer may or may not be there for the next one.
+    for passing in (r'"(recommendation_id|request_id|instance|cache|rung)":\s*"[^"]*"', r'"timing_ms":\s*{[^}]*}'):
         text = re.sub(passing, "", text)
     return text
 
@@ -117,10 +121,10 @@ async def test_what_a_tenant_sees_does_not_depend_on_any_other(file: Path, state
     async with gateway(file, **state) as http:
         without_others = await everything(http, alone)
         first = await everything(http, busy)
-        second = await everything(http, busy)
         beside_others = await everything(http, quiet)
     assert [status for _, status, _ in without_others if status >= 500] == []
-    assert first != second, "the tenant's own traces are seen"
+    half = len(first) // 2
+    assert first[:half] != first[half:], "a tenant must see its own traces"
     assert beside_others == without_others == first
 
 
