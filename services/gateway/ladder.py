@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pydantic import ValidationError
-
 from services.gateway.cache.flight import DEGRADED_FRESH_S, DEGRADED_STALE_S, Flights, Made
 from services.gateway.cache.keys import Parts, Retrieved, cache_key, digest
 from services.gateway.course import Course, within
@@ -20,7 +18,7 @@ from services.gateway.people import Person
 from services.gateway.policy import Policy
 from services.gateway.popular import Popular
 from services.gateway.ports import CacheStore, RankingPort, RetrievalPort
-from services.gateway.ranked import RankedList
+from services.gateway.ranked import Decoded, RankedList
 from shared.deadline import Deadline
 from shared.errors import BadAnswer, DeadlineExceeded, Overloaded, TandemError, Unavailable, UnknownRanker
 from shared.wire import (
@@ -86,6 +84,7 @@ class Ladder:
         self._cache = cache
         self._flights = flights
         self._policy = policy
+        self._decoded = Decoded()
         self._found: dict[str, RetrieveAnswer] = {}
         """Of the flights whose ranker is at work."""
 
@@ -139,13 +138,13 @@ class Ladder:
         answered = True
         course.cache = outcome.cache
         course.cache_ms = (time.perf_counter() - began - spent) * 1000
-        made = _read(outcome.value)
+        made = self._decoded.read(outcome.value)
         if made is None:
             await within(course.deadline, self._cache.delete([key]))
             return await self._make(course.deadline, question)
         if outcome.shared and self._could_do_better(course, question, made):
             return await self._make(course.deadline, question)
-        return made.model_copy(update={"rung": "cache"}) if made.ranked and outcome.cache != "miss" else made
+        return made.from_cache if outcome.cache != "miss" else made
 
     def _kept(self, tenant: str, question: Question, made: RankedList) -> Made:
         value, policy = made.encoded(), self._policy
@@ -280,7 +279,7 @@ class Ladder:
             kept = await within(deadline, self._cache.get(key))
         except DeadlineExceeded:
             return None
-        return _read(kept.value) if kept else None
+        return self._decoded.read(kept.value) if kept else None
 
     def _key(self, tenant: str, question: Question) -> str | None:
         """None while it is not known what the services have loaded."""
@@ -337,13 +336,6 @@ def _carries(question: Question) -> tuple[Literal["metadata", "vectors"], ...]:
         case False, True:
             return ("vectors",)
     return ()
-
-
-def _read(value: bytes) -> RankedList | None:
-    try:
-        return RankedList.model_validate_json(value)
-    except ValidationError:
-        return None
 
 
 def _as_given(question: Question) -> RankedList:

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from services.gateway.recommend import Answered
-from services.http.logs import hashed
+from services.gateway.recommend import Answered, ordered_by
+from services.http.logs import LINE, hashed
 from shared.wire import Rung
 
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 NATS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0)
+STAGES = ("cache", "retrieval", "queue", "rank")
 
 log = structlog.get_logger()
 
@@ -30,50 +31,68 @@ class Answers:
         def histogram(name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
             return Histogram(f"tandem_{name}", text, labels, buckets=buckets, registry=registry)
 
-        self.answers = counter(
-            "recommendations", "Answers, by rung and by what ordered their first item.", "rung", "source"
-        )
+        self.answers = counter("recommendations", "Answers, by what ordered them and by rung.", "ranker", "rung")
         self.degraded = counter("degradations", "Degraded answers, by reason.", "reason")
         self.stages = histogram("stage_seconds", "Time of one answer in each stage.", BUCKETS_S, "stage")
         self.budget = histogram("budget_used_ratio", "Share of its budget that an answer took.", SHARES)
         self.mass = histogram("label_mass", "Probability that the model put on the labels.", SHARES, "ranker")
         self.entropy = histogram("label_entropy_nats", "Entropy of the labels.", NATS, "ranker")
         self.cache = counter("cache", "What the cache did for a request, or a store for the cache.", "outcome")
-        self.shown = counter("recommended_items", "Items in answers, by ranker and rung.", "ranker", "rung")
+        self.shown = counter("recommended_items", "Items in answers.", "ranker", "rung")
         self.clicks = counter(
-            "recommended_items_taken", "Of these, taken: events with the answer's id.", "ranker", "rung"
+            "recommended_items_taken", "Of these, taken: events with the id of the answer.", "ranker", "rung"
         )
         self.lost = counter("records_lost", "Answers that could not be written down: events cannot be joined to them.")
+        self._stages = {stage: self.stages.labels(stage) for stage in STAGES}
+        self._outcomes: dict[str, Counter] = {}
+        self._series: dict[tuple[str, str], tuple[Counter, Counter]] = {}
 
     def __call__(self, answered: Answered) -> None:
         answer, ranked = answered.answer, answered.made.ranked
-        source = answer.items[0].source if answer.items else "none"
-        self.answers.labels(answer.rung, source).inc()
-        self.shown.labels(source, answer.rung).inc(len(answer.items))
+        ranker = ordered_by(answer, answered.made)
+        series = self._series.get((ranker, answer.rung))
+        if series is None:
+            labels = (ranker, answer.rung)
+            series = self._series[labels] = self.answers.labels(*labels), self.shown.labels(*labels)
+        series[0].inc()
+        series[1].inc(len(answer.items))
         for reason in answer.degradation:
             self.degraded.labels(reason).inc()
         timing = answer.timing_ms
         self.budget.observe(timing.total / answered.budget_ms if answered.budget_ms else 1.0)
-        for stage in ("cache", "retrieval", "queue", "rank"):
-            if ms := getattr(timing, stage):
-                self.stages.labels(stage).observe(ms / 1000)
-        if ranked and answer.cache == "miss":
-            self.mass.labels(ranked.ranker).observe(ranked.label_mass)
-            self.entropy.labels(ranked.ranker).observe(ranked.entropy)
-        log.info(
-            "recommended",
-            recommendation_id=answer.recommendation_id,
-            user=hashed(answered.user_id, self._salt),
-            items=len(answer.items),
-            source=source,
-            rung=answer.rung,
-            cache=answer.cache,
-            degradation=answer.degradation,
-            ms=timing.total,
-        )
+        self._stages["cache"].observe(timing.cache / 1000)
+        if answer.cache == "miss":
+            for stage, ms in (("retrieval", timing.retrieval), ("queue", timing.queue), ("rank", timing.rank)):
+                if ms:
+                    self._stages[stage].observe(ms / 1000)
+            if ranked:
+                self.mass.labels(ranked.ranker).observe(ranked.label_mass)
+                self.entropy.labels(ranked.ranker).observe(ranked.entropy)
+        self._tell(answered, ranker)
+
+    def _tell(self, answered: Answered, ranker: str) -> None:
+        """On the line of the request; the entries of a batch, after the first, have lines of their own."""
+        answer = answered.answer
+        about = {
+            "recommendation_id": answer.recommendation_id,
+            "user": hashed(answered.user_id, self._salt),
+            "items": len(answer.items),
+            "ranker": ranker,
+            "rung": answer.rung,
+            "cache": answer.cache,
+            "degradation": answer.degradation,
+        }
+        line = LINE.get()
+        if line is None or "recommendation_id" in line:
+            log.info("recommended", **about)
+        else:
+            line.update(about)
 
     def cached(self, outcome: str) -> None:
-        self.cache.labels(outcome).inc()
+        series = self._outcomes.get(outcome)
+        if series is None:
+            series = self._outcomes[outcome] = self.cache.labels(outcome)
+        series.inc()
 
     def clicked(self, clicks: Sequence[tuple[str, Rung]]) -> None:
         for ranker, rung in clicks:

@@ -9,7 +9,7 @@ from cachetools import LRUCache
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shared.candidate import Source
-from shared.wire import RERANKED, Because, Degradation, RankAnswer, RetrieveAnswer, RetrievedItem, Rung
+from shared.wire import RERANKED, Because, Degradation, RankAnswer, RecommendedItem, RetrieveAnswer, RetrievedItem, Rung
 
 DECODED = 512
 """Lists at hand, with some 50 items each: 20 megabytes."""
@@ -60,6 +60,11 @@ class RankedList(BaseModel):
     @cached_property
     def from_cache(self) -> RankedList:
         return self.model_copy(update={"rung": "cache"}) if self.ranked else self
+
+    @cached_property
+    def heads(self) -> dict[tuple[int, bool, bool], list[RecommendedItem]]:
+        """As they stand in answers, by how many they are, whether the ranker was trusted, and whether with metadata."""
+        return {}
 
     @property
     def lasting(self) -> bool:

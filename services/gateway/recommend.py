@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import uuid
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
-from services.gateway.arrange import Allowed, Placed, allowed, diversified, ordered, promoted
+from services.gateway.arrange import Allowed, allowed, diversified, ordered, promoted
 from services.gateway.course import Course, within
 from services.gateway.ladder import Ladder, Question
 from services.gateway.loaded import Loaded
@@ -14,7 +15,7 @@ from services.gateway.people import People, Person
 from services.gateway.policy import Policy
 from services.gateway.popular import Popular
 from services.gateway.ports import Record, RetrievalPort
-from services.gateway.ranked import RankedList, depth
+from services.gateway.ranked import Placed, RankedList, depth
 from services.gateway.records import Records
 from shared.candidate import Source
 from shared.deadline import Deadline
@@ -34,6 +35,9 @@ from shared.wire import (
     ScoreRequest,
     Timing,
 )
+
+HEADS = 4
+"""Of one list, by their lengths."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,7 @@ class Recommender:
         made, confident = await self._ladder.descend(course, question)
         order = await self._order(course, request, person, made, confident)
         answer = answer_of(course, made, order, confident, "metadata" in request.include)
-        self._records.keep(tenant, request.user_id, _record(answer))
+        self._records.keep(tenant, request.user_id, _record(answer, made))
         self._observe(Answered(tenant, request.user_id, answer, made, budget_ms))
         return answer
 
@@ -104,7 +108,9 @@ class Recommender:
         self, course: Course, request: RecommendRequest, person: Person, made: RankedList, confident: bool
     ) -> list[Placed]:
         fits = allowed(person, request)
-        order = [one for one in ordered(made, confident) if fits(one.item)]
+        # All of them only where what comes after the limit matters.
+        most = None if request.promotions or request.diversity else request.limit
+        order = list(islice((one for one in ordered(made, confident) if fits(one.item)), most))
         if len(order) < request.limit and len(made.found.items) >= made.asked:
             order += await self._more(course, request, person, fits, order)
         if len(order) < request.limit:
@@ -194,22 +200,10 @@ def chosen(asked: RankerName | str | None, loaded: Loaded, policy: Policy, deadl
 def answer_of(
     course: Course, made: RankedList, order: Sequence[Placed], confident: bool, metadata: bool
 ) -> RecommendAnswer:
-    items = [
-        RecommendedItem(
-            item_id=one.item.item_id,
-            rank=rank,
-            source=one.source,
-            score=one.score,
-            retrieval_score=one.item.score,
-            metadata=one.item.metadata if metadata else None,
-            because=one.because,
-        )
-        for rank, one in enumerate(order, start=1)
-    ]
     ranked, fresh = made.ranked, course.cache == "miss"
     return RecommendAnswer(
-        recommendation_id=uuid.uuid4().hex,
-        items=items,
+        recommendation_id=os.urandom(16).hex(),
+        items=_items(made, order, confident, metadata),
         model=Models(
             ranker=ranked.model if ranked else None, retriever=made.found.model, catalog=made.found.catalog[:12]
         ),
@@ -228,10 +222,45 @@ def answer_of(
     )
 
 
-def _record(answer: RecommendAnswer) -> Record:
+def _items(made: RankedList, order: Sequence[Placed], confident: bool, metadata: bool) -> list[RecommendedItem]:
+    """Made once for the first so many of a list, which is what nearly everybody gets."""
+    if tuple(order) != ordered(made, confident)[: len(order)]:
+        return _itemized(order, metadata)
+    key = (len(order), confident, metadata)
+    found = made.heads.get(key)
+    if found is None:
+        found = _itemized(order, metadata)
+        if len(made.heads) < HEADS:
+            made.heads[key] = found
+    return found
+
+
+def _itemized(order: Sequence[Placed], metadata: bool) -> list[RecommendedItem]:
+    return [
+        RecommendedItem(
+            item_id=one.item.item_id,
+            rank=rank,
+            source=one.source,
+            score=one.score,
+            retrieval_score=one.item.score,
+            metadata=one.item.metadata if metadata else None,
+            because=one.because,
+        )
+        for rank, one in enumerate(order, start=1)
+    ]
+
+
+def ordered_by(answer: RecommendAnswer, made: RankedList) -> str:
+    """The ranker whose order it is; else retrieval, popularity or static."""
+    if made.ranked and "low_confidence" not in answer.degradation:
+        return made.ranked.ranker
+    return "static" if made.rung == "static" else made.found.source
+
+
+def _record(answer: RecommendAnswer, made: RankedList) -> Record:
     return Record(
         recommendation_id=answer.recommendation_id,
-        item_ids=tuple(item.item_id for item in answer.items),
-        ranker=answer.items[0].source if answer.items else "none",
+        item_ids=tuple([item.item_id for item in answer.items]),
+        ranker=ordered_by(answer, made),
         rung=answer.rung,
     )

@@ -57,24 +57,42 @@ class Parts:
 def cache_key(parts: Parts) -> str:
     """`td1:<tenant>:cache:<kind>:<digest>`; equal for equal parts in every process."""
     candidates = parts.candidates
-    whole = (
+    head, asked, middle, tail = _frame(
         parts.tenant,
         parts.kind,
-        parts.history,
-        candidates.question() if isinstance(candidates, Retrieved) else candidates,
+        candidates if isinstance(candidates, Retrieved) else None,
         parts.ranker,
         parts.labels,
         parts.template,
-        parts.user_id,
         parts.carries,
     )
-    return _prefix(parts.tenant, parts.kind) + blake2b(_encode(whole), digest_size=DIGEST_BYTES).hexdigest()
+    if isinstance(candidates, bytes):
+        asked = _encode(candidates)
+    body = b"".join((head, _encode(parts.history), asked, middle, _encode(parts.user_id), tail))
+    return _prefix(parts.tenant, parts.kind) + blake2b(_tagged(b"t", body), digest_size=DIGEST_BYTES).hexdigest()
 
 
 def digest(ids: Sequence[str]) -> bytes:
     """Of ids in their order. No loop in Python: a history has a thousand of them."""
     lengths = struct.pack(f"<{len(ids) + 1}I", len(ids), *map(len, ids))
     return blake2b(lengths + "".join(ids).encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES).digest()
+
+
+@lru_cache(maxsize=1024)
+def _frame(
+    tenant: str,
+    kind: Kind,
+    candidates: Retrieved | None,
+    ranker: str,
+    labels: str,
+    template: str,
+    carries: tuple[str, ...],
+) -> tuple[bytes, bytes, bytes, bytes]:
+    """What many keys have in common, encoded once: what stands before the history, the candidates, what stands between
+    them and the user, and what stands after."""
+    asked = candidates.question() if candidates else None
+    middle = b"".join(map(_encode, (ranker, labels, template)))
+    return _encode(tenant) + _encode(kind), _encode(asked), middle, _encode(carries)
 
 
 @lru_cache(maxsize=4096)
@@ -95,4 +113,8 @@ def _encode(part: Part) -> bytes:
             tag, body = b"b", part
         case tuple():
             tag, body = b"t", b"".join(map(_encode, part))
+    return _tagged(tag, body)
+
+
+def _tagged(tag: bytes, body: bytes) -> bytes:
     return tag + len(body).to_bytes(8, "big") + body

@@ -87,7 +87,7 @@ async def test_answers_and_degradations_are_counted() -> None:
         await http.post("/recommend", json={"user_id": "u1"})
         text = (await http.get("/metrics")).text
     assert 'tandem_degradations_total{reason="ranker_unavailable"} 1.0' in text
-    assert 'tandem_recommendations_total{rung="retrieval",source="retrieval"} 1.0' in text
+    assert 'tandem_recommendations_total{ranker="retrieval",rung="retrieval"} 1.0' in text
 
 
 async def test_absent_fields_are_absent() -> None:
