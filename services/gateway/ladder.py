@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -116,6 +116,7 @@ class Ladder:
         """From the cache, from a flight that is under way, or made now."""
         began = time.perf_counter()
         answered, spent = False, 0.0
+        named = self._loaded.retriever, self._loaded.rankers
 
         async def make() -> Made:
             nonlocal spent
@@ -127,6 +128,9 @@ class Ladder:
             finally:
                 asyncio.get_running_loop().call_later(LINGER_S, self._found.pop, key, None)
             spent = time.perf_counter() - started
+            if not _made_by(made, *named):
+                self._loaded.doubt()
+                return Made(made.encoded(), DEGRADED_FRESH_S, DEGRADED_STALE_S, store=False)
             return self._kept(course.tenant, question, made)
 
         try:
@@ -148,23 +152,12 @@ class Ladder:
 
     def _kept(self, tenant: str, question: Question, made: RankedList) -> Made:
         value, policy = made.encoded(), self._policy
-        if not self._is_of_the_loaded(made):
-            self._loaded.doubt()
-            return Made(value, DEGRADED_FRESH_S, DEGRADED_STALE_S, store=False)
         if made.lasting:
             last = self._last_key(tenant, question)
             return Made(value, policy.cache_fresh_s, policy.cache_stale_s, also=last)
         # What one request's own haste degraded says nothing to the next one.
         ours = all(reason in SYSTEM for reason, _ in made.degradation)
         return Made(value, DEGRADED_FRESH_S, DEGRADED_STALE_S, store=ours)
-
-    def _is_of_the_loaded(self, made: RankedList) -> bool:
-        """Whether the models that the key names have made it; others have, just after a deploy."""
-        retriever, ranked = self._loaded.retriever, made.ranked
-        card = self._loaded.rankers.get(ranked.ranker) if ranked else None
-        return (retriever is None or made.found.source == "popularity" or retriever.name == made.found.model) and (
-            ranked is None or card is None or card.name == ranked.model
-        )
 
     def _could_do_better(self, course: Course, question: Question, made: RankedList) -> bool:
         """The flight that was joined had less time than this request has left."""
@@ -336,6 +329,14 @@ def _carries(question: Question) -> tuple[Literal["metadata", "vectors"], ...]:
         case False, True:
             return ("vectors",)
     return ()
+
+
+def _made_by(made: RankedList, retriever: ModelCard | None, rankers: Mapping[str, ModelCard]) -> bool:
+    """Whether these models have made it, which the key names; others have, just after a deploy."""
+    cold = made.found.source == "popularity"
+    retrieved = retriever is None or cold or retriever.name == made.found.model
+    card = rankers.get(made.ranked.ranker) if made.ranked else None
+    return retrieved and (card is None or made.ranked is None or card.name == made.ranked.model)
 
 
 def _as_given(question: Question) -> RankedList:

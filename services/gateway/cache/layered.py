@@ -102,6 +102,7 @@ class Layered:
         task = self._lookups.get(key)
         if task is None:
             task = self._lookups[key] = asyncio.create_task(self._read(key))
+            task.add_done_callback(_heard)
         return task
 
     async def _read(self, key: str) -> Kept | None:
@@ -121,3 +122,9 @@ class Layered:
     def _remember(self, key: str, kept: Kept) -> None:
         if len(kept.value) <= self._max_entry_bytes:
             self._near[key] = Near(kept, self._clock() + self._believe_s)
+
+
+def _heard(done: asyncio.Task[Kept | None]) -> None:
+    """Where all who waited have left, the look at the exception tells asyncio that somebody knows of it."""
+    if not done.cancelled():
+        done.exception()
