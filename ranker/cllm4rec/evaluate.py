@@ -86,8 +86,8 @@ def ask(parts: Holdout, user_ids: Sequence[str], part: Literal["valid", "test"],
     return Asked(histories, seen, [truths[u] for u in rows])
 
 
-def report(scorer: RecLLMScorer, parts: Holdout, user_ids: Sequence[str]) -> dict[str, Any]:
-    asked = ask(parts, user_ids, "test")
+def report(scorer: RecLLMScorer, parts: Holdout, user_ids: Sequence[str], users: int = 0) -> dict[str, Any]:
+    asked = ask(parts, user_ids, "test", users)
     counts = np.bincount(np.concatenate(parts.train), minlength=len(scorer.item_table) + 1).astype(float)
     popular = np.argsort(-counts[1:], kind="stable") + 1
     unseen = [popular[~np.isin(popular, out)][:DEEP] for out in asked.seen]

@@ -13,10 +13,17 @@ from shared import metrics
 from shared.data.pairs import PairData, Pairs
 
 
-def report(scorer: CoLLMScorer, data: PairData) -> dict[str, Any]:
+def report(scorer: CoLLMScorer, data: PairData, users: int = 0) -> dict[str, Any]:
     """Rows of the artifact, of its text-only prompt (TALLRec, where LoRA was frozen after step one) and of its
-    collaborative model, each over all test pairs, the warm and the cold."""
+    collaborative model, each over all test pairs, the warm and the cold.
+
+    users: at most this many, evenly spaced; 0 for all.
+    """
     model, test = scorer.model, data.test
+    if users:
+        everyone = np.unique(test.users_N)
+        some = everyone[:: max(1, len(everyone) // users)][:users]
+        test = test.take(np.flatnonzero(np.isin(test.users_N, some)))
     rows = {"text only": measured(test, score_pairs(model, test, False, "text only"))}
     if model.behaviour is not None:
         rows["hybrid"] = measured(test, score_pairs(model, test, True, "hybrid"))

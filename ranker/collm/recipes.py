@@ -31,6 +31,8 @@ class CoLLMConfig:
     width: int = 256
     window: int = 50
     """Items of history that the collaborative model sees."""
+    behaviour_epochs: int = 100
+    """At most, of the small recommender; it stops when it gets no better."""
     history: int = 10
     """Titles of history in the prompt."""
     title_tokens: int = 32
@@ -113,6 +115,7 @@ def configure(recipe: str, overrides: dict[str, str], text_only: bool = False) -
         "validate_every",
         "validation_pairs",
         "patience",
+        "behaviour_epochs",
         "lora_rank",
     ):
         if getattr(config, name) < 1:

@@ -165,7 +165,7 @@ def _behaviour(
         return lrurec.read(retriever, data.catalog).requires_grad_(False).to(device)
     train = pairs.train if isinstance(data, PairData) else everything(data, config)
     sizes = Sizes(users=len(pairs.user_ids), items=len(data.catalog), width=config.width, window=config.window)
-    fitting = FitConfig(seed=config.seed)
+    fitting = FitConfig(epochs=config.behaviour_epochs, seed=config.seed)
     model, _ = fit_pairs(config.behaviour, sizes, train, pairs.valid, fitting, device)
     return model
 

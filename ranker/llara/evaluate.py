@@ -59,10 +59,13 @@ def measured(places: Sequence[int | None], slates: Sequence[Slate]) -> dict[str,
     return {"hit_ratio@1": asdict(share(hits, len(slates))), "valid_ratio": asdict(share(valid, len(slates)))}
 
 
-def report(scorer: LLaRAScorer, data: NextData, config: LLaRAConfig) -> dict[str, Any]:
-    """Rows: the answer generated (the paper's), the answer as served, and the sequential model alone."""
+def report(scorer: LLaRAScorer, data: NextData, config: LLaRAConfig, users: int = 0) -> dict[str, Any]:
+    """Rows: the answer generated (the paper's), the answer as served, and the sequential model alone.
+
+    users: at most this many rows, the first ones; 0 for all.
+    """
     model = scorer.model
-    slates = fixed_slates(data.test, len(data.catalog), None, config)
+    slates = fixed_slates(data.test, len(data.catalog), None, config)[: users or None]
     rows = {"sequential model": measured(by_behaviour(model.behaviour, slates), slates)}
     rows["as served"] = measured(by_score(scorer, slates), slates)
     if model.prompts.answer == "title":

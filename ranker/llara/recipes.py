@@ -32,6 +32,8 @@ class LLaRAConfig:
     """title: the answer is the title (the paper); served by the candidates' likelihoods over the shared prefix.
     letter: titles are lettered, the answer is the letter; served by the letters' logits."""
     candidates: int = 20
+    behaviour_epochs: int = 100
+    """At most, of the small recommender; it stops when it gets no better."""
     history: int = 10
     title_tokens: int = 32
     shortest: int = 3
@@ -96,7 +98,18 @@ def configure(recipe: str, overrides: dict[str, str]) -> LLaRAConfig:
     if recipe not in RECIPES:
         raise BadInput(f"recipe {recipe!r} is unknown for llara; there are {', '.join(RECIPES)}")
     config = override(RECIPES[recipe](), overrides)
-    for name in ("batch", "width", "history", "validate_every", "validation_rows", "patience", "lora_rank", "shortest"):
+    for name in (
+        "batch",
+        "width",
+        "history",
+        "validate_every",
+        "validation_rows",
+        "patience",
+        "behaviour_epochs",
+        "behaviour_epochs",
+        "lora_rank",
+        "shortest",
+    ):
         if getattr(config, name) < 1:
             raise BadInput(f"{name}={getattr(config, name)}: at least 1")
     for name in ("prompts", "warmup", "layers", "lora_first_layer", "seed"):

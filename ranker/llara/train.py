@@ -108,7 +108,8 @@ def _behaviour(nexts: NextData, config: LLaRAConfig, retriever: Path | None, dev
             raise BadInput("behaviour=lrurec is the retriever's own model: give its artifact with --retriever.")
         return lrurec.read(retriever, nexts.catalog).requires_grad_(False).to(device)
     sizes = Sizes(users=0, items=len(nexts.catalog), width=config.width, window=nexts.train.histories_NL.shape[1])
-    model, _ = fit_nexts(config.behaviour, sizes, nexts.train, nexts.valid, FitConfig(seed=config.seed), device)
+    fitting = FitConfig(epochs=config.behaviour_epochs, seed=config.seed)
+    model, _ = fit_nexts(config.behaviour, sizes, nexts.train, nexts.valid, fitting, device)
     return model
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from services.commands.tables import metrics_table
+from shared.errors import BadInput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,13 +21,17 @@ class Evaluate:
 
     data: Path
     """The prepared data folder."""
-    retriever: Path
-    """The retriever's artifact."""
+    retriever: Path | None = None
+    """The retriever's artifact. Only the protocol llamarec needs it."""
     ranker: Path | None = None
     """A ranker's artifact; rows for the language model alone and for the blend are added."""
-    protocol: Literal["llamarec"] = "llamarec"
-    """Leave-one-out over the whole catalogue, the items that the retriever sees excluded (the papers); rows with
-    the whole history excluded (as served) are printed below."""
+    protocol: Literal["llamarec", "collm", "llara", "cllm4rec"] = "llamarec"
+    """llamarec: leave-one-out over the whole catalogue, the items that the retriever sees excluded (the papers); rows
+    with the whole history excluded (as served) are printed below. collm: AUC and UAUC of labelled pairs, warm and
+    cold. llara: HitRatio@1 and ValidRatio on fixed slates. cllm4rec: several held-out items over the whole catalogue.
+    collm and llara read --data as `tandem train ranker` does."""
+    split: Path | None = None
+    """llara: the folder of the paper's MovieLens rows, where --data is all of ML-100K, prepared."""
     baselines: tuple[str, ...] = ()
     """als, item-knn: rows on the same split, from the library implicit (extra `baselines`)."""
     backbone: str | None = None
@@ -46,10 +51,17 @@ class Evaluate:
 
 
 def run(args: Evaluate) -> None:
+    if args.protocol != "llamarec":
+        from services.protocols import run as run_protocol
+
+        run_protocol(args)
+        return
     from services.evaluation import load_both, report
     from shared.data.prepared import load
 
     began = time.monotonic()
+    if args.retriever is None:
+        raise BadInput("--protocol llamarec measures a retriever's candidates: give --retriever.")
     data = load(args.data)
     retriever, ranker = load_both(data, args.retriever, args.ranker, args.backbone, args.device)
     made = report(

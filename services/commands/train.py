@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from shared.artifact import Manifest, require_replaceable
+from shared.artifact import MANIFEST, Manifest, require_replaceable
+from shared.catalog import Catalog
 from shared.errors import BadInput
 
 Settings = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")]
@@ -35,17 +36,20 @@ class Ranker:
     """Train a language model to order the retriever's candidates."""
 
     data: Path
-    """The prepared data folder."""
-    retriever: Path
-    """The retriever's artifact: it chooses validation candidates and hard negatives, and the blend is fitted to it."""
+    """The prepared data folder; for collm, tallrec and llara also the folder of their papers' own evaluation data."""
     out: Path
     """The ranker's artifact. What stands there is replaced once training is complete."""
-    method: Literal["llamarec"] = "llamarec"
-    """How the language model ranks."""
+    retriever: Path | None = None
+    """The retriever's artifact: it chooses validation candidates and hard negatives, and the blend is fitted to it.
+    Not needed on the papers' own data, nor by cllm4rec, which then stand alone."""
+    method: Literal["llamarec", "collm", "tallrec", "llara", "cllm4rec"] = "llamarec"
+    """How the language model ranks. tallrec is collm's first step alone; cllm4rec is served as recllm."""
+    split: Path | None = None
+    """llara: the folder of the paper's MovieLens rows, where --data is all of ML-100K, prepared."""
     backbone: str | None = None
     """smollm2-135m, a Hugging Face name or a local folder; the recipe's own where absent."""
     recipe: str = "demo"
-    """demo (two CPU cores), small (SmolLM2 on a GPU), paper-format, paper (Llama-2-7B, NF4, needs a GPU)."""
+    """demo (two CPU cores); on a GPU small, paper-format, paper (llamarec), full, paper (the others)."""
     settings: Settings = ()
     """Override a field of the recipe, such as --set prompts=4000; repeatable."""
     resume: bool = False
@@ -100,21 +104,90 @@ def _retriever(args: Retriever) -> None:
 
 
 def _ranker(args: Ranker) -> None:
+    overrides = pairs(args.settings)
+    if args.backbone:
+        overrides["backbone"] = args.backbone
+    require_replaceable(args.out)
+    if args.method == "llamarec":
+        _llamarec(args, overrides)
+        return
+    manifest = {"collm": _collm, "tallrec": _collm, "llara": _llara, "cllm4rec": _cllm4rec}[args.method](
+        args, overrides
+    )
+    measured = {name: value for name, value in manifest.metrics.items() if name.startswith("valid")}
+    print(f"written: {args.out} ({manifest.name}), {measured}")
+    if "blend_gain" in manifest.metrics:
+        _show_blend(manifest)
+
+
+def _llamarec(args: Ranker, overrides: dict[str, str]) -> None:
     from ranker.llamarec.model import configure
     from ranker.llamarec.train import train
     from retriever.retrieve import load as load_retriever
     from shared.data.prepared import load
 
-    overrides = pairs(args.settings)
-    if args.backbone:
-        overrides["backbone"] = args.backbone
     config = configure(args.recipe, overrides)
-    require_replaceable(args.out)
+    if args.retriever is None:
+        raise BadInput("--method llamarec ranks a retriever's candidates: give --retriever.")
     data = load(args.data)
     loaded = load_retriever(args.retriever, data.catalog)
     manifest = train(data, loaded.retriever, loaded.manifest.name, config, args.out, args.resume, args.device)
     print(f"language model alone, validation NDCG@10: {manifest.metrics['valid_ndcg@10']:.4f}")
     _show_blend(manifest)
+
+
+def _collm(args: Ranker, overrides: dict[str, str]) -> Manifest:
+    from ranker.collm.recipes import configure
+    from ranker.collm.train import train
+    from shared.data import collm
+    from shared.data.prepared import load
+
+    config = configure(args.recipe, overrides, text_only=args.method == "tallrec")
+    data = load(args.data) if is_prepared(args.data) else collm.read(args.data, config.window)
+    return train(data, config, args.out, **_first_stage(args, data.catalog), resume=args.resume, device=args.device)
+
+
+def _llara(args: Ranker, overrides: dict[str, str]) -> Manifest:
+    from ranker.llara.recipes import configure
+    from ranker.llara.train import train
+    from shared.data import llara
+    from shared.data.prepared import load
+
+    config = configure(args.recipe, overrides)
+    prepared = load(args.data) if is_prepared(args.data) else None
+    data = prepared if prepared and not args.split else llara.read(args.split or args.data, prepared)
+    return train(data, config, args.out, **_first_stage(args, data.catalog), resume=args.resume, device=args.device)
+
+
+def _cllm4rec(args: Ranker, overrides: dict[str, str]) -> Manifest:
+    from ranker.cllm4rec.recipes import configure
+    from ranker.cllm4rec.train import train
+    from shared.data.prepared import load
+
+    config = configure(args.recipe, overrides)
+    data = load(args.data)
+    stage = _first_stage(args, data.catalog)
+    stage.pop("retriever_folder", None)
+    return train(data, config, args.out, **stage, resume=args.resume, device=args.device)
+
+
+def is_prepared(folder: Path) -> bool:
+    """And not a paper's own evaluation data."""
+    return (folder / MANIFEST).is_file()
+
+
+def _first_stage(args: Ranker, catalog: Catalog) -> dict[str, Any]:
+    """The retriever, where one was given."""
+    from retriever.retrieve import load as load_retriever
+
+    if args.retriever is None:
+        return {}
+    loaded = load_retriever(args.retriever, catalog)
+    return {
+        "retriever": loaded.retriever,
+        "retriever_name": loaded.manifest.name,
+        "retriever_folder": args.retriever,
+    }
 
 
 def _blend(args: Blend) -> None:

@@ -38,7 +38,7 @@ def _registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """A registry that makes a ranker of each folder's name."""
     registry = ModuleType("ranker.registry")
 
-    def load(folder: Path, catalog: Catalog, backbone: str | None = None, device: str = "auto") -> Loaded:
+    def load(folder: Path, catalog: Catalog, *where: object) -> Loaded:
         return Loaded(Manifest(kind="ranker", method=folder.name), fakes.FakeRanker())
 
     registry.load = load  # type: ignore[attr-defined]

@@ -1,0 +1,97 @@
+"""The papers' own protocols: what each says of an artifact, printed and written as JSON."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from services.commands.evaluate import Evaluate, hardware
+from services.commands.train import is_prepared
+from shared.artifact import Manifest, write_text
+from shared.errors import BadInput
+
+
+def run(args: Evaluate) -> None:
+    """Raises BadInput where the artifact is not of the protocol's method."""
+    began = time.monotonic()
+    if args.ranker is None:
+        raise BadInput(f"--protocol {args.protocol} measures a ranker: give --ranker.")
+    made = {"collm": _collm, "llara": _llara, "cllm4rec": _cllm4rec}[args.protocol](args)
+    for name, row in made["rows"].items():
+        print(f"{name:<22} {json.dumps(rounded(row))}")
+    if args.json:
+        made |= {"wall_seconds": round(time.monotonic() - began, 1), "hardware": hardware()}
+        write_text(args.json, json.dumps(made, indent=2) + "\n")
+
+
+def rounded(row: Any) -> Any:
+    if isinstance(row, dict):
+        return {key: rounded(value) for key, value in row.items()}
+    return round(row, 4) if isinstance(row, float) else row
+
+
+def _collm(args: Evaluate) -> dict[str, Any]:
+    from ranker.collm.evaluate import report
+    from ranker.collm.rank import CoLLMScorer
+    from shared.data import collm
+
+    window = _manifest(args).config["window"]
+    if is_prepared(args.data):
+        raise BadInput(f"{args.data} holds no labelled pairs: --protocol collm reads the paper's own folder.")
+    data = collm.read(args.data, window)
+    loaded, scorer = _loaded(args, data.catalog, CoLLMScorer)
+    return report(scorer, data, args.users) | {"ranker": loaded}
+
+
+def _llara(args: Evaluate) -> dict[str, Any]:
+    from ranker.llara.batches import nexts_of
+    from ranker.llara.evaluate import report
+    from ranker.llara.rank import LLaRAScorer
+    from ranker.llara.recipes import LLaRAConfig
+    from ranker.restore import config_of
+    from shared.data import llara
+    from shared.data.prepared import load
+
+    prepared = load(args.data) if is_prepared(args.data) else None
+    assert args.ranker is not None
+    config = config_of(LLaRAConfig, _manifest(args), args.ranker)
+    data = nexts_of(prepared, config) if prepared and not args.split else llara.read(args.split or args.data, prepared)
+    loaded, scorer = _loaded(args, data.catalog, LLaRAScorer)
+    return report(scorer, data, config, args.users) | {"ranker": loaded}
+
+
+def _cllm4rec(args: Evaluate) -> dict[str, Any]:
+    from ranker.cllm4rec.evaluate import report
+    from ranker.cllm4rec.rank import RecLLMScorer
+    from shared.data.holdout import holdout
+    from shared.data.prepared import load
+
+    data = load(args.data)
+    config = _manifest(args).config
+    loaded, scorer = _loaded(args, data.catalog, RecLLMScorer)
+    parts = holdout(data, config["split"], config["seed"])
+    return report(scorer, parts, data.user_ids, args.users) | {"ranker": loaded, "data": {"digest": data.digest}}
+
+
+def _manifest(args: Evaluate) -> Manifest:
+    from shared.artifact import open_artifact
+
+    assert args.ranker is not None
+    methods = {"collm": ("collm", "tallrec"), "llara": ("llara",), "cllm4rec": ("cllm4rec",)}
+    return open_artifact(args.ranker, "ranker", methods=methods[args.protocol])
+
+
+def _loaded(args: Evaluate, catalog: Any, kind: type[Any]) -> tuple[dict[str, Any], Any]:
+    """What the report says of the artifact, and its scorer; the ranker has reproduced its golden score."""
+    from ranker.opinion import BlendedRanker
+    from ranker.registry import load
+
+    assert args.ranker is not None
+    loaded = load(args.ranker, catalog, args.backbone, args.device)
+    loaded.self_test()
+    assert isinstance(loaded.ranker, BlendedRanker)
+    assert isinstance(loaded.ranker.scorer, kind)
+    manifest = loaded.manifest
+    told = {"name": manifest.name, "config": manifest.config, "seed": manifest.seed, "metrics": manifest.metrics}
+    return told, loaded.ranker.scorer
