@@ -73,22 +73,25 @@ class Bounds:
 
 @dataclass(slots=True, eq=False)
 class Flight:
-    """for_waiters: it ends when nobody waits any more; a refresh does not."""
+    """for_waiters: it ends when nobody waits any more; a refresh does not.  over: what is left is to store the value
+    and to release the lease, which nobody cancels."""
 
     key: str
     stale: Entry | None
     for_waiters: bool
     task: asyncio.Task[None] = field(init=False)
     landed: Outcome | None = None
+    over: bool = False
     waiting: set[asyncio.Future[Outcome]] = field(default_factory=set)
 
     def land(self, outcome: Outcome) -> None:
-        self.landed = outcome
+        self.landed, self.over = outcome, True
         for waiter in self.waiting:
             if not waiter.done():
                 waiter.set_result(outcome)
 
     def fail(self, error: Exception) -> None:
+        self.over = True
         for waiter in self.waiting:
             if not waiter.done():
                 waiter.set_exception(error)
@@ -103,6 +106,8 @@ class Flights:
         self._bounds = bounds
         self._count = count
         self._flights: dict[str, Flight] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        """Also of flights that nobody can join any more."""
         self._owners = map(f"{uuid.uuid4().hex}:{{}}".format, itertools.count())
         self._closed = False
 
@@ -146,10 +151,9 @@ class Flights:
     async def aclose(self) -> None:
         """Whoever waits gets Unavailable; values that are made already are stored first."""
         self._closed = True
-        flights = list(self._flights.values())
-        for flight in flights:
+        for flight in list(self._flights.values()):
             self._cancel(flight)
-        await asyncio.gather(*(flight.task for flight in flights), return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _through(self, key: str, make: Make, revalidate: bool) -> Outcome:
         flight, entry = self._flights.get(key), None
@@ -177,11 +181,13 @@ class Flights:
     def _begin(self, flight: Flight, make: Make) -> Flight:
         self._flights[flight.key] = flight
         flight.task = asyncio.create_task(self._fly(flight, make))
+        self._tasks.add(flight.task)
         flight.task.add_done_callback(lambda task: self._end(flight))
         return flight
 
     def _end(self, flight: Flight) -> None:
         """Also of a flight that was cancelled before its first step."""
+        self._tasks.discard(flight.task)
         self._forget(flight)
         flight.fail(Unavailable("the gateway is stopping"))
 
@@ -191,8 +197,8 @@ class Flights:
             del self._flights[flight.key]
 
     def _cancel(self, flight: Flight) -> None:
-        """Not once there is a value: then it is only being stored."""
-        if flight.landed is None:
+        if not flight.over:
+            flight.over = True
             self._forget(flight)
             flight.task.cancel()
 

@@ -108,22 +108,13 @@ class RedisCache:
     async def _ask(self, command: Command) -> Any:
         """The reply, or the ResponseError that stands for it. Raises Unavailable."""
         try:
-            reply = await self._breaker.call(lambda: self._answer(command))
+            [reply] = await self._breaker.call(lambda: self._connections.ask([command]))
         except Unavailable:
             self._count("unavailable")
             raise
         if isinstance(reply, ResponseError) and not str(reply).startswith("WRONGTYPE"):
             full = isinstance(reply, OutOfMemoryError) or "OOM" in str(reply)  # the latter out of a script
             self._count("out_of_memory" if full else "refused")
-        return reply
-
-    async def _answer(self, command: Command) -> Any:
-        try:
-            [reply] = await self._connections.ask([command])
-        except Unavailable:
-            raise
-        except Exception as error:  # what answers may be no Redis, and then the client raises whatever comes to it
-            raise Unavailable(f"the cache answers nonsense: {error!r}") from error
         return reply
 
 

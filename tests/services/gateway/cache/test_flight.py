@@ -308,18 +308,22 @@ async def test_a_timeout_of_the_works_own_is_a_failure_like_any_other(airport: A
     assert airport.counted == {"failed": 1}
 
 
-async def test_a_failure_that_nobody_waited_for_warns_nobody(airport: Airport) -> None:
+@pytest.mark.parametrize("error", [BadAnswer("no"), None])
+async def test_who_leaves_just_as_the_flight_ends_disturbs_nobody(airport: Airport, error: Exception | None) -> None:
     heard: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: heard.append(context))
-    make = Maker(BadAnswer("no"))
+    make = Maker(error)
     crowd = [airport.ask(make) for _ in range(3)]
     await settle()
     make.gate.set()
-    for task in crowd:
+    for task in crowd[:2]:
         task.cancel()
-    await asyncio.gather(*crowd, return_exceptions=True)
+    found = await asyncio.gather(*crowd, return_exceptions=True)
+    assert type(found[2]) is (BadAnswer if error else Outcome)
     await settle()
-    del crowd
+    assert await airport.store.lease("k", "another", 1)
+    make = Maker()
+    del crowd, found
     gc.collect()
     await settle()
     assert heard == []
@@ -418,13 +422,24 @@ class SlowToRelease(MemoryCache):
 
 
 async def test_nobody_joins_a_flight_that_has_failed() -> None:
-    airport = Airport(SlowToRelease(1 << 20))
+    airport = Airport(SlowToRelease(1 << 20), Bounds(lease_ms=600_000))
     failing, make = Maker(BadAnswer("no")), Maker()
     failing.gate.set()
     make.gate.set()
     with pytest.raises(BadAnswer):
         await airport.ask(failing)
     assert (await airport.ask(make)).value == b"1"
+
+
+async def test_a_flight_that_was_cancelled_gives_its_lease_back() -> None:
+    airport = Airport(SlowToRelease(1 << 20), Bounds(lease_ms=600_000))
+    left = Maker()
+    task = airport.ask(left)
+    await until(lambda: left.calls == 1)
+    task.cancel()
+    await settle()
+    await airport.flights.aclose()
+    assert await airport.store.lease("k", "another", 1)
 
 
 async def test_who_waits_for_a_gateway_that_died_takes_over(two: tuple[Airport, Airport]) -> None:

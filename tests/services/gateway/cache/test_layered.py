@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 from pathlib import Path
 
 import pytest
 
+from services.gateway.cache.kept import Kept
+from services.gateway.cache.layered import Layered
+from services.gateway.cache.redis import RedisCache
 from services.gateway.state.connections import Connections
 from tests.redis_server import RedisServer
 from tests.services.gateway.cache.conftest import BELIEVE_S, PATIENT_S, Clock, Room
@@ -94,14 +98,49 @@ async def test_after_a_lease_nothing_older_is_believed(room: Room, other: Room) 
     assert entry.value == b"new"
 
 
-async def test_after_a_lease_no_question_of_before_is_joined(room: Room, other: Room) -> None:
-    for n in range(50):
-        early = asyncio.create_task(room.layered.get(f"k{n}"))
-        await asyncio.sleep(0)
-        await other.layered.put(f"k{n}", b"new", 60, 60)
-        assert await room.layered.lease(f"k{n}", "a", 60_000)
-        assert await room.layered.get(f"k{n}") is not None
-        await early
+class SlowToTell(RedisCache):
+    """What it read first is told only once `gate` is open."""
+
+    def hold(self) -> None:
+        self.gate, self.first = asyncio.Event(), True
+
+    async def read(self, key: str) -> Kept | None:
+        first, self.first = self.first, False
+        kept = await super().read(key)
+        if first:
+            await self.gate.wait()
+        return kept
+
+
+async def test_after_a_lease_no_question_of_before_is_joined(room: Room, other: Room, server: RedisServer) -> None:
+    slow = SlowToTell(room.connections, room.breaker, random.Random(0), max_entry_bytes=1000, clock=room.clock)
+    slow.hold()
+    layered = Layered(slow, max_bytes=10_000, max_entry_bytes=1000, believe_s=BELIEVE_S, wall=room.clock)
+    early = asyncio.create_task(layered.get("k"))
+    while reads(server) == 0:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    await other.layered.put("k", b"new", 60, 60)
+    assert await layered.lease("k", "a", 60_000)
+    async with asyncio.timeout(PATIENT_S):
+        entry = await layered.get("k")
+    assert entry is not None
+    slow.gate.set()
+    assert await early is None
+    assert layered.peek("k") is not None
+
+
+async def test_what_was_read_before_a_deletion_is_not_remembered_after_it(room: Room, server: RedisServer) -> None:
+    slow = SlowToTell(room.connections, room.breaker, random.Random(0), max_entry_bytes=1000, clock=room.clock)
+    slow.hold()
+    layered = Layered(slow, max_bytes=10_000, max_entry_bytes=1000, believe_s=BELIEVE_S, wall=room.clock)
+    await slow.put("k", b"v", 60, 60)
+    early = asyncio.create_task(layered.get("k"))
+    while reads(server) == 0:  # noqa: ASYNC110
+        await asyncio.sleep(0.001)
+    await layered.delete(["k"])
+    slow.gate.set()
+    assert await early is not None
+    assert await layered.get("k") is None
 
 
 async def test_without_redis_the_copies_are_what_is_left(tmp_path: Path, clock: Clock) -> None:
@@ -132,9 +171,13 @@ async def test_a_write_without_redis_is_found_here(tmp_path: Path, clock: Clock)
         await room.connections.aclose()
 
 
-async def test_what_redis_lost_is_lost_here(room: Room, server: RedisServer) -> None:
-    await room.layered.put("k", b"v", 60, 60)
-    server.command("FLUSHALL")
-    room.clock.advance(BELIEVE_S)
-    assert await room.layered.get("k") is None
-    assert room.layered.peek("k") is None
+async def test_what_redis_lost_does_not_come_back_when_it_is_down(tmp_path: Path, clock: Clock) -> None:
+    with RedisServer(tmp_path) as server:
+        room = Room(Connections(server.url, PATIENT_S), clock)
+        await room.layered.put("k", b"v", 60, 60)
+        server.command("FLUSHALL")
+        clock.advance(BELIEVE_S)
+        assert await room.layered.get("k") is None
+        server.kill()
+        assert await room.layered.get("k") is None
+        await room.connections.aclose()
