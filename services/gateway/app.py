@@ -73,9 +73,10 @@ def compose(
     flights = Flights(cache, settings.cache_bounds(), observe.cached)
     popular = Popular(retrieval, settings.popularity_file)
     loaded = Loaded(retrieval, ranking, settings.default_ranker)
-    people = People(histories, state, settings.data_tenant)
+    far = state.connections is not None
+    people = People(histories, state, settings.data_tenant, far)
     ladder = Ladder(retrieval, ranking, popular, loaded, cache, flights, policy)
-    records = Records(state, observe.record_lost)
+    records = Records(state, observe.record_lost, far)
     recommender = Recommender(people, ladder, retrieval, popular, loaded, records, policy, observe)
     reranker = Reranker(people, ladder, retrieval, loaded, policy)
 

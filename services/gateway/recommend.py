@@ -88,7 +88,7 @@ class Recommender:
         made, confident = await self._ladder.descend(course, question)
         order = await self._order(course, request, person, made, confident)
         answer = answer_of(course, made, order, confident, "metadata" in request.include)
-        self._records.keep(tenant, request.user_id, _record(answer, made))
+        await self._records.keep(tenant, request.user_id, _record(answer, made))
         self._observe(Answered(tenant, request.user_id, answer, made, budget_ms))
         return answer
 

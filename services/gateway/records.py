@@ -15,14 +15,19 @@ log = structlog.get_logger()
 
 
 class Records:
-    """Beyond WAITING answers on their way, one more is let go and counted: `lost` hears of each."""
+    """Beyond WAITING answers on their way, one more is let go and counted: `lost` hears of each.  far: whether one has
+    to wait for the state."""
 
-    def __init__(self, state: State, lost: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, state: State, lost: Callable[[], None] = lambda: None, far: bool = True) -> None:
         self._state = state
+        self._far = far
         self._lost = lost
         self._on_the_way: set[asyncio.Task[None]] = set()
 
-    def keep(self, tenant: str, user_id: str | None, record: Record) -> None:
+    async def keep(self, tenant: str, user_id: str | None, record: Record) -> None:
+        if not self._far:
+            await self._write(tenant, user_id, record)
+            return
         if len(self._on_the_way) >= WAITING:
             self._lost()
             return

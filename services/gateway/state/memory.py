@@ -95,7 +95,9 @@ class MemoryState:
     def _read(self, tenant: str, who: Who) -> Stored:
         owner = self._owner(tenant, who)
         stored = owner.read() if owner else Stored()
-        before = self._erased.get(self._tombstones.name(tenant, who.id)) if who.kind == "user" else None
+        if not self._erased or who.kind != "user":
+            return stored
+        before = self._erased.get(self._tombstones.name(tenant, who.id))
         if before is None:
             return stored
         return Stored(stored.items, stored.seen, before + stored.version, erased=True)
