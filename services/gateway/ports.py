@@ -127,8 +127,8 @@ class Appended:
 
 
 class State(Protocol):
-    """Users, sessions, item states and recommendation records. Every method is one round trip, atomic per user, and
-    raises Unavailable where the store does not answer in time. What `append` returned for is written."""
+    """Users, sessions, item states and recommendation records. Every method is one round trip (`erase` two), atomic per
+    user, and raises Unavailable where the store does not answer in time. What `append` returned for is written."""
 
     async def read(self, tenant: str, who: Sequence[Who]) -> Snapshot: ...
 
