@@ -1,0 +1,59 @@
+"""Where a service may listen: refused before anything is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from services import cli
+from tests.services.keys import added
+
+ALL = ("--data", "nowhere", "--retriever", "nowhere")
+COMMANDS = {
+    "all": (ALL, "TANDEM_API_KEYS_FILE"),
+    "gateway": (("--data", "nowhere"), "TANDEM_API_KEYS_FILE"),
+    "retrieval": (ALL, "TANDEM_INTERNAL_SECRET"),
+    "ranking": (("--data", "nowhere", "--ranker", "nowhere"), "TANDEM_INTERNAL_SECRET"),
+}
+REFUSED, NO_ARTIFACT = 2, 3
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.http.logs.configure", lambda level: None)
+
+
+def serve(service: str, host: str) -> int:
+    return cli.main(["serve", service, *COMMANDS[service][0], "--host", host])
+
+
+@pytest.mark.parametrize("service", COMMANDS)
+def test_an_open_service_listens_to_its_own_machine_alone(service: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert serve(service, "0.0.0.0") == REFUSED
+    told = capsys.readouterr().err
+    assert COMMANDS[service][1] in told
+    assert "TANDEM_ALLOW_OPEN" in told
+    assert serve(service, "127.0.0.1") == NO_ARTIFACT
+
+
+@pytest.mark.parametrize("service", COMMANDS)
+def test_a_locked_service_listens_anywhere(service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    added(tmp_path / "keys.json")
+    locks = {"TANDEM_API_KEYS_FILE": str(tmp_path / "keys.json"), "TANDEM_INTERNAL_SECRET": "s" * 32}
+    variable = COMMANDS[service][1]
+    monkeypatch.setenv(variable, locks[variable])
+    assert serve(service, "0.0.0.0") == NO_ARTIFACT
+
+
+@pytest.mark.parametrize("service", COMMANDS)
+def test_an_open_one_does_so_only_where_that_is_wanted(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TANDEM_ALLOW_OPEN", "true")
+    assert serve(service, "0.0.0.0") == NO_ARTIFACT
+
+
+def test_the_gateways_own_secret_does_not_lock_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TANDEM_INTERNAL_SECRET", "s" * 32)
+    assert serve("gateway", "0.0.0.0") == REFUSED
