@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -44,11 +43,8 @@ def config_of(kind: type[Config], manifest: Manifest, folder: Path) -> Config:
     """Raises BadArtifact for the config of another version."""
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in manifest.config.items()}
     try:
-        missing = {field.name for field in fields(kind)} - set(values)  # type: ignore[arg-type]
-        if missing:
-            raise KeyError(sorted(missing)[0])
         return kind(**values)
-    except (KeyError, TypeError) as error:
+    except TypeError as error:
         raise BadArtifact(
             f"{folder} was made by another version of Tandem: {error}. Train it anew, or install "
             f"tandem-rec {manifest.packages.get('tandem-rec', 'as it was')}."

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 from prometheus_client import CollectorRegistry
 
@@ -15,21 +15,46 @@ from services.ranking.metrics import Jobs
 from services.ranking.service import RankingService, Served
 from services.ranking.settings import RankingSettings
 from services.retrieval.service import RetrievalService
-from shared.artifact import Manifest
+from shared.artifact import MANIFEST, Manifest
 from shared.catalog import Catalog
 from shared.errors import BadInput
+from shared.protocols import Retriever
 from shared.wire import ModelCard, RankerName
 
 SERVED_AS = {"cllm4rec": "recllm"}
 """The method CLLM4Rec trains the ranker that its paper calls RecLLM."""
 
 
-def retrieval_service(folder: Path, catalog: Catalog) -> RetrievalService:
-    """Raises BadArtifact."""
+class FirstStage(NamedTuple):
+    manifest: Manifest
+    retriever: Retriever
+    popularity: Retriever
+
+
+def first_stage(folder: Path, catalog: Catalog, device: str = "auto") -> FirstStage:
+    """LRURec, or RecLLM out of its ranker's artifact. Raises BadArtifact."""
+    if _kind(folder) == "ranker":
+        from services import recllm
+
+        return FirstStage(*recllm.load(folder, catalog, device=device))
     from retriever.retrieve import load
 
     loaded = load(folder, catalog)
-    return RetrievalService(catalog, loaded.retriever, loaded.popularity, card(loaded.manifest))
+    return FirstStage(loaded.manifest, loaded.retriever, loaded.popularity)
+
+
+def _kind(folder: Path) -> str | None:
+    """What the artifact says it is; None where it cannot be read, which its loader then tells in full."""
+    try:
+        return str(json.loads((folder / MANIFEST).read_bytes()).get("kind"))
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def retrieval_service(folder: Path, catalog: Catalog) -> RetrievalService:
+    """Raises BadArtifact."""
+    stage = first_stage(folder, catalog)
+    return RetrievalService(catalog, stage.retriever, stage.popularity, card(stage.manifest))
 
 
 def ranking_service(

@@ -22,6 +22,8 @@ from shared.errors import BadArtifact
 from shared.history import History
 
 EMBEDDINGS, USERS = "embeddings.safetensors", "users.json"
+COUNTS = "popularity.safetensors"
+"""Training events per item: what a retriever answers to a user without a history."""
 NEWCOMER = "recllm: a user without an ID token; the prompt names none"
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,7 +23,7 @@ from ranker.cllm4rec.batches import Review, contents, contents_at, interactions_
 from ranker.cllm4rec.documents import Document
 from ranker.cllm4rec.evaluate import best_items, measured
 from ranker.cllm4rec.model import CLLM4Rec, Embeddings, begin, random
-from ranker.cllm4rec.rank import EMBEDDINGS, USERS, RecLLMScorer, scorer, written
+from ranker.cllm4rec.rank import COUNTS, EMBEDDINGS, USERS, RecLLMScorer, scorer, written
 from ranker.cllm4rec.recipes import CLLM4RecConfig
 from ranker.descent import Pace, Progress, descend
 from ranker.evaluate import CANDIDATES, ask
@@ -189,6 +190,8 @@ def _write(
     with writing(out) as draft:
         # The content embeddings have done their work: what serves are the collaborative ones.
         save_file({"collaborative": embeddings.collaborative_SD.detach().cpu().contiguous()}, draft / EMBEDDINGS)
+        seen_N = torch.from_numpy(np.concatenate(parts.train)).long()
+        save_file({"counts": torch.bincount(seen_N, minlength=len(data.catalog) + 1)}, draft / COUNTS)
         write_text(draft / USERS, json.dumps(list(data.user_ids)))
         manifest = seal(draft, manifest)
     shutil.rmtree(out.with_name(out.name + ".partial"), ignore_errors=True)

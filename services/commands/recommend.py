@@ -38,7 +38,7 @@ class Recommend:
 
 
 def run(args: Recommend) -> None:
-    from retriever.retrieve import load as load_retriever
+    from services.loading import first_stage
     from shared.data.prepared import load
     from shared.wire import RERANKED
 
@@ -46,7 +46,7 @@ def run(args: Recommend) -> None:
         raise BadInput(f"-k {args.k}: ask for at least 1 item")
     data = load(args.data)
     history = _history(args, data)
-    loaded = load_retriever(args.retriever, data.catalog)
+    loaded = first_stage(args.retriever, data.catalog, args.device)
     stage = loaded.retriever if history.items else loaded.popularity
     found = stage.retrieve([history], max(args.k, RERANKED), [list(history.items)])[0]
     if args.ranker and history.items:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from ranker import backbone
 from ranker.cllm4rec.evaluate import measured, ndcg, recall, report
 from ranker.cllm4rec.model import CLLM4Rec
-from ranker.cllm4rec.rank import EMBEDDINGS, NEWCOMER, USERS, RecLLMScorer
+from ranker.cllm4rec.rank import COUNTS, EMBEDDINGS, NEWCOMER, USERS, RecLLMScorer
 from ranker.cllm4rec.recipes import RECIPES, configure
 from ranker.registry import LoadedRanker, load
 from shared.artifact import Manifest, seal
@@ -61,7 +61,7 @@ class TestRecLLM(RankerContract):
 def test_the_artifact_holds_the_collaborative_embeddings_and_nothing_of_the_backbone(loaded: LoadedRanker) -> None:
     manifest = loaded.manifest
     assert manifest.method == "cllm4rec"
-    assert set(manifest.files) == {EMBEDDINGS, USERS}
+    assert set(manifest.files) == {EMBEDDINGS, USERS, COUNTS}
     assert list(manifest.metrics["stages"]) == ["content", "pretrain", "recllm"]
     loaded.self_test()
 
