@@ -1,0 +1,101 @@
+"""`tandem train ranker` and `tandem evaluate` for the other methods, from the command line to the artifact."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from ranker import backbone
+from services.cli import main
+from shared.artifact import open_artifact
+from tests.ranker import tiny
+from tests.shared.data.test_papers import collm_folder, frame
+
+SMALL = [
+    "batch=4",
+    "validate_every=8",
+    "warmup=1",
+    "width=8",
+    "behaviour_epochs=2",
+    "layers=0",
+    "lora_first_layer=0",
+    "title_tokens=8",
+]
+
+
+def settings(*more: str) -> list[str]:
+    return [word for setting in (*SMALL, *more) for word in ("--set", setting)]
+
+
+@pytest.fixture(autouse=True)
+def _float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbone, "best_dtype", lambda device: torch.float32)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    tokenizer = tiny.bpe([*tiny.corpus(), *["Answer: Yes", "Answer: No"] * 20])
+    return str(tiny.save(tmp_path_factory.mktemp("model") / "tiny", tokenizer, tiny.llama(len(tokenizer))))
+
+
+def test_collm_and_tallrec_on_the_papers_pairs(model: str, tmp_path: Path) -> None:
+    data = str(collm_folder(tmp_path / "pairs"))
+    common = ["--data", data, "--backbone", model, "--device", "cpu"]
+    sizes = settings("text_prompts=8", "mapping_prompts=8", "validation_pairs=4")
+    for method in ("tallrec", "collm"):
+        assert main(["train", "ranker", "--method", method, "--out", str(tmp_path / method), *common, *sizes]) == 0
+        assert open_artifact(tmp_path / method, "ranker").method == method
+    told = tmp_path / "told.json"
+    evaluate = ["evaluate", "--protocol", "collm", "--data", data, "--ranker", str(tmp_path / "collm")]
+    assert main([*evaluate, "--device", "cpu", "--json", str(told)]) == 0
+    assert set(json.loads(told.read_text())["rows"]) == {"text only", "hybrid", "collaborative model"}
+
+
+def test_llara_on_the_papers_rows(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import polars as pl
+
+    data = tmp_path / "rows"
+    data.mkdir()
+    items = {"item_id": list(range(30)), "title": tiny.titles(30)}
+    pl.DataFrame(items).write_parquet(data / "items.parquet")
+    rows = [([(n + k) % 30 for k in range(5)], (n + 5) % 30) for n in range(30)]
+    for split in ("train", "valid", "test"):
+        frame(rows).write_parquet(data / f"{split}.parquet")
+    sizes = settings("prompts=8", "validation_rows=4", "history=4", "hard=0")
+    train = ["train", "ranker", "--method", "llara", "--data", str(data), "--out", str(tmp_path / "out")]
+    assert main([*train, "--backbone", model, "--device", "cpu", *sizes]) == 0
+    evaluate = ["evaluate", "--protocol", "llara", "--data", str(data), "--ranker", str(tmp_path / "out")]
+    assert main([*evaluate, "--users", "6", "--device", "cpu"]) == 0
+    assert "generated" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "fault"),
+    [
+        (["train", "ranker", "--method", "llamarec"], "give --retriever"),
+        (["train", "ranker", "--method", "collm"], "no such field"),
+        (["evaluate", "--protocol", "llara"], "give --ranker"),
+        (["evaluate"], "give --retriever"),
+    ],
+)
+def test_what_is_missing_is_named(
+    words: list[str], fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--out", str(tmp_path / "out")] if words[0] == "train" else []
+    more += ["--set", "nothing=1"] if "collm" in words else []
+    assert main([*words, "--data", str(tmp_path), *more]) == 2
+    assert fault in capsys.readouterr().err
+
+
+def test_a_protocol_refuses_the_artifact_of_another_method(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = str(collm_folder(tmp_path / "pairs"))
+    sizes = settings("text_prompts=4", "validation_pairs=4")
+    train = ["train", "ranker", "--method", "tallrec", "--data", data, "--out", str(tmp_path / "out")]
+    assert main([*train, "--backbone", model, "--device", "cpu", *sizes]) == 0
+    assert main(["evaluate", "--protocol", "llara", "--data", data, "--ranker", str(tmp_path / "out")]) == 3
+    assert "made by 'tallrec'" in capsys.readouterr().err
