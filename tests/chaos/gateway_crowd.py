@@ -16,6 +16,7 @@ from contextlib import suppress
 
 import structlog
 
+from services.gateway.cache.breaker import Breaker, guarded
 from services.gateway.cache.flight import Flights, Made
 from services.gateway.cache.settings import CacheSettings, open_cache
 from services.gateway.state.connections import Connections
@@ -28,7 +29,7 @@ BEGAN, MADE = "began", "made"
 
 async def crowd(url: str, patience_s: float, size: int, seconds: float) -> Counter[str]:
     settings = CacheSettings()
-    connections = Connections(url, patience_s)
+    connections = guarded(Connections(url, patience_s), Breaker("the store"))
     store = open_cache(connections, settings)
     ends: Counter[str] = Counter()
     flights = Flights(store, settings.cache_bounds(), lambda end: ends.update([end]))

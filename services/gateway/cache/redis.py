@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from redis.exceptions import OutOfMemoryError, ResponseError
 
-from services.gateway.cache.breaker import Breaker
 from services.gateway.cache.kept import Kept, decode
 from services.gateway.ports import Entry
 from services.gateway.state.scripts import Command
@@ -33,12 +32,12 @@ Count = Callable[[str], None]
 
 
 class RedisCache:
-    """The connections and their time limit are shared with the state, and closed by their owner."""
+    """The connections, their time limit and the breaker before them are shared with the state; their owner closes
+    them."""
 
     def __init__(
         self,
         connections: Connections,
-        breaker: Breaker,
         jitter: random.Random,
         *,
         max_entry_bytes: int,
@@ -46,7 +45,6 @@ class RedisCache:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._connections = connections
-        self._breaker = breaker
         self._jitter = jitter
         self._max_entry_bytes = max_entry_bytes
         self._count = count
@@ -108,7 +106,7 @@ class RedisCache:
     async def _ask(self, command: Command) -> Any:
         """The reply, or the ResponseError that stands for it. Raises Unavailable."""
         try:
-            [reply] = await self._breaker.call(lambda: self._connections.ask([command]))
+            [reply] = await self._connections.ask([command])
         except Unavailable:
             self._count("unavailable")
             raise

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from services.gateway.cache.breaker import Breaker
 from services.gateway.cache.flight import Bounds
 from services.gateway.cache.layered import Layered
 from services.gateway.cache.memory import MemoryCache
@@ -58,11 +57,10 @@ def open_cache(
     connections: Connections | None,
     settings: CacheSettings,
     *,
-    breaker: Breaker | None = None,
     jitter: random.Random | None = None,
     count: Count = lambda what: None,
 ) -> CacheStore:
-    """Over the connections of the state, or in this process alone. Connects to nothing yet."""
+    """Over the connections of the state, guarded by a breaker, or in this process alone. Connects to nothing yet."""
     if connections is None:
         return MemoryCache(settings.cache_max_bytes, settings.cache_max_entry_bytes)
     # Imported here: a process without Redis does without the half second that its client takes to load.
@@ -70,7 +68,6 @@ def open_cache(
 
     far = RedisCache(
         connections,
-        breaker or Breaker("the cache"),
         jitter or random.Random(),  # noqa: S311
         max_entry_bytes=settings.cache_max_entry_bytes,
         count=count,

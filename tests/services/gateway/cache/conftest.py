@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from services.gateway.cache.breaker import Breaker
+from services.gateway.cache.breaker import Breaker, guarded
 from services.gateway.cache.layered import Layered
 from services.gateway.cache.memory import MemoryCache
 from services.gateway.cache.redis import RedisCache
@@ -45,10 +45,10 @@ class Room:
     counted: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        self.breaker = Breaker("the cache", clock=self.clock)
+        self.breaker = Breaker("the store", clock=self.clock)
+        self.guarded = guarded(self.connections, self.breaker)
         self.redis = RedisCache(
-            self.connections,
-            self.breaker,
+            self.guarded,
             random.Random(self.seed),
             max_entry_bytes=MAX_ENTRY_BYTES,
             count=lambda what: self.counted.update([what]),

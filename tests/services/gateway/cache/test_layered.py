@@ -113,7 +113,7 @@ class SlowToTell(RedisCache):
 
 
 async def test_after_a_lease_no_question_of_before_is_joined(room: Room, other: Room, server: RedisServer) -> None:
-    slow = SlowToTell(room.connections, room.breaker, random.Random(0), max_entry_bytes=1000, clock=room.clock)
+    slow = SlowToTell(room.guarded, random.Random(0), max_entry_bytes=1000, clock=room.clock)
     slow.hold()
     layered = Layered(slow, max_bytes=10_000, max_entry_bytes=1000, believe_s=BELIEVE_S, wall=room.clock)
     early = asyncio.create_task(layered.get("k"))
@@ -130,7 +130,7 @@ async def test_after_a_lease_no_question_of_before_is_joined(room: Room, other: 
 
 
 async def test_what_was_read_before_a_deletion_is_not_remembered_after_it(room: Room, server: RedisServer) -> None:
-    slow = SlowToTell(room.connections, room.breaker, random.Random(0), max_entry_bytes=1000, clock=room.clock)
+    slow = SlowToTell(room.guarded, random.Random(0), max_entry_bytes=1000, clock=room.clock)
     slow.hold()
     layered = Layered(slow, max_bytes=10_000, max_entry_bytes=1000, believe_s=BELIEVE_S, wall=room.clock)
     await slow.put("k", b"v", 60, 60)
