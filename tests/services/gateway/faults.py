@@ -237,7 +237,7 @@ class World:
     def __post_init__(self) -> None:
         self._redis, self._retrieval, self._ranking = FaultyRedis(), FaultyRetrieval(self.retrieval), FaultyRanking()
         redis = guarded(self._redis, Breaker("the store"))
-        far = RedisCache(redis, Breaker("the cache"), random.Random(0), max_entry_bytes=1 << 18)
+        far = RedisCache(redis, random.Random(0), max_entry_bytes=1 << 18)
         self.parts = Parts(
             ResilientRetrieval(self._retrieval, failures=5, open_s=2, hedge=True),
             ResilientRanking(self._ranking, failures=5, open_s=2),
