@@ -41,6 +41,8 @@ class RedisServer:
         until = time.monotonic() + START_S
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > until:
+                self._process.kill()
+                self._process.wait()
                 raise AssertionError(f"redis-server does not start: {log.name} says why")
             time.sleep(0.01)
 
