@@ -8,9 +8,11 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
+from starlette.middleware import Middleware
 
 from services.gateway.cache.flight import Flights
 from services.gateway.cache.settings import open_cache
+from services.gateway.direct import Direct
 from services.gateway.ladder import Ladder
 from services.gateway.loaded import Loaded
 from services.gateway.metrics import Answers
@@ -101,7 +103,7 @@ def compose(
         routes(recommender, reranker, retrieval, ranking, policy),
         state_routes(state, histories, retrieval, policy, settings.data_tenant, observe.clicked),
     ]
-    return application(
+    app = application(
         "Tandem",
         routers,
         popular.why_not_ready,
@@ -112,6 +114,8 @@ def compose(
         known=by_keys(settings.api_keys_file),
         rates=rates,
     )
+    app.user_middleware.append(Middleware(Direct, routes=app.router.routes, handlers=app.exception_handlers))
+    return app
 
 
 async def _keep_fresh(popular: Popular, loaded: Loaded, every_s: float) -> None:

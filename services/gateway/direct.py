@@ -6,13 +6,15 @@ time as all the rest of an answer out of the cache: docs/log.md has the profile.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_type_hints
 
 from pydantic import BaseModel
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.routing import BaseRoute
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from services.http.caller import CALLER, require
 from services.http.routes import Route
@@ -30,22 +32,40 @@ class DirectRoute(Route):
         super().__init__(path, endpoint, **options)
         self._model: type[BaseModel] = get_type_hints(endpoint)["request"]
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def answer(self, scope: Scope, receive: Receive, send: Send, other: ASGIApp) -> None:
+        """`other` answers what is not of the plain form."""
         try:
             bound = _bound(scope)
         except ValueError:
-            await super().handle(scope, receive, send)
-            return
+            return await other(scope, receive, send)
+        scope["route"] = self
         if self.needs is not None:
             require(scope, self.needs)
         body = await _body(receive)
         try:
             asked = self._model.model_validate(parse(body))
         except ValueError:
-            await super().handle(scope, _again(body, receive), send)
-            return
-        answer: Response = await self.endpoint(asked, scope[CALLER].tenant, bound)
-        await answer(scope, receive, send)
+            return await other(scope, _again(body, receive), send)
+        response: Response = await self.endpoint(asked, scope[CALLER].tenant, bound)
+        return await response(scope, receive, send)
+
+
+class Direct:
+    """The innermost middleware: plain requests get to these routes without FastAPI's router and its stacks between."""
+
+    def __init__(self, app: ASGIApp, routes: Sequence[BaseRoute], handlers: Mapping[Any, Any]) -> None:
+        self._app = app
+        direct = [route for route in routes if isinstance(route, DirectRoute)]
+        self._routes = {prefix + route.path: route for route in direct for prefix in ("", "/v1")}
+        # It stands further in otherwise, and a problem must stay one.
+        self._guarded = ExceptionMiddleware(self._answer, handlers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        direct = scope["type"] == "http" and scope["path"] in self._routes
+        await (self._guarded if direct else self._app)(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._routes[scope["path"]].answer(scope, receive, send, self._app)
 
 
 def _bound(scope: Scope) -> float | None:

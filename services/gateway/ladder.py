@@ -8,10 +8,11 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from services.gateway.cache.flight import DEGRADED_FRESH_S, DEGRADED_STALE_S, Flights, Made
-from services.gateway.cache.keys import Parts, Retrieved, cache_key, digest
+from services.gateway.cache.keys import Kind, Parts, Retrieved, cache_key, digest
 from services.gateway.course import Course, within
 from services.gateway.loaded import Loaded
 from services.gateway.people import Person
@@ -37,6 +38,9 @@ from shared.wire import (
     ScoreRequest,
 )
 
+Carried = Literal["metadata", "vectors"]
+USUAL_HISTORY = 200
+"""Keys of longer ones are not kept at hand: their items would fill the memory."""
 LANDING_MS = 2.0
 """Between the end of a flight's work and the end of its request's patience, to get from one task to the other."""
 LAST_MS = 4.0
@@ -280,19 +284,20 @@ class Ladder:
         card = self._loaded.rankers.get(name or "")
         if retriever is None or (card is None and name != "retrieval"):
             return None
-        return cache_key(
-            Parts(
-                tenant=tenant,
-                kind="explained" if question.explain else "ranking" if card else "retrieval",
-                history=digest([*question.person.history, "", *sorted(question.person.seen)]),
-                candidates=digest(question.given) if question.given else self._retrieved(retriever, question),
-                ranker=card.name if card else "",
-                labels=card.labels if card else "",
-                template=card.template if card else "",
-                user_id=question.person.user_id if name in KNOWS_USERS else None,
-                carries=_carries(question),
-            )
+        person = question.person
+        usual = len(person.history) + len(person.seen) <= USUAL_HISTORY
+        found: str = (_key_of if usual else _key_of.__wrapped__)(
+            tenant,
+            "explained" if question.explain else "ranking" if card else "retrieval",
+            person.history,
+            person.seen,
+            person.user_id if name in KNOWS_USERS else None,
+            question.given,
+            (retriever.name, retriever.catalog, question.categories, question.k),
+            (card.name, card.labels, card.template) if card else ("", "", ""),
+            _carries(question),
         )
+        return found
 
     def _last_key(self, tenant: str, question: Question) -> str | None:
         """Where the user's latest ranking of this shape lies."""
@@ -310,17 +315,39 @@ class Ladder:
             )
         )
 
-    @staticmethod
-    def _retrieved(retriever: ModelCard, question: Question) -> Retrieved:
-        return Retrieved(
-            retriever=retriever.name,
-            index=retriever.catalog,
-            categories=frozenset(question.categories),
-            k=question.k,
+
+@lru_cache(maxsize=1024)
+def _key_of(
+    tenant: str,
+    kind: Kind,
+    history: tuple[str, ...],
+    seen: frozenset[str],
+    user_id: str | None,
+    given: tuple[str, ...],
+    retrieved: tuple[str, str, tuple[str, ...], int],
+    ranker: tuple[str, str, str],
+    carries: tuple[Carried, ...],
+) -> str:
+    """Who asks again without an event in between has the same key."""
+    retriever, index, categories, k = retrieved
+    name, labels, template = ranker
+    asked = Retrieved(retriever=retriever, index=index, categories=frozenset(categories), k=k)
+    return cache_key(
+        Parts(
+            tenant=tenant,
+            kind=kind,
+            history=digest([*history, "", *sorted(seen)]),
+            candidates=digest(given) if given else asked,
+            ranker=name,
+            labels=labels,
+            template=template,
+            user_id=user_id,
+            carries=carries,
         )
+    )
 
 
-def _carries(question: Question) -> tuple[Literal["metadata", "vectors"], ...]:
+def _carries(question: Question) -> tuple[Carried, ...]:
     match question.metadata, question.vectors:
         case True, True:
             return "metadata", "vectors"
