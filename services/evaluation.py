@@ -15,9 +15,10 @@ from typing import Any, Literal
 import numpy as np
 
 from ranker.blend import blend, log_softmax, truth_ranks
-from ranker.evaluate import Questions, questions, score
+from ranker.evaluate import CANDIDATES, Questions, questions
 from ranker.llamarec.rank import LlamaRecRanker
-from ranker.registry import LoadedRanker
+from ranker.opinion import BlendedRanker
+from ranker.registry import LoadedRanker, heard
 from ranker.sensitivity import order_sensitivity
 from retriever.evaluate import ranks, retrieved
 from retriever.popularity import count
@@ -30,7 +31,6 @@ from shared.wire import RERANKED
 Exclusion = Literal["window", "history"]
 EXCLUSIONS: tuple[Exclusion, ...] = ("window", "history")
 RETRIEVER = "lrurec"
-RERANKERS = ("llamarec alone", "llamarec blend")
 ACTIVITY = (5, 10, 20, 50, 100)
 """Upper ends of the bands of history length, in items; the last band is open."""
 RELIABILITY_BINS = 10
@@ -65,12 +65,13 @@ class Reranked:
     logits_UC: np.ndarray
     mass_U: np.ndarray
     weight: float
+    method: str = "llamarec"
 
     @property
     def ranks(self) -> dict[str, np.ndarray]:
         return {
-            RERANKERS[0]: truth_ranks(self.logits_UC, self.asked.truth_U),
-            RERANKERS[1]: truth_ranks(self.blended_UC, self.asked.truth_U),
+            f"{self.method} alone": truth_ranks(self.logits_UC, self.asked.truth_U),
+            f"{self.method} blend": truth_ranks(self.blended_UC, self.asked.truth_U),
         }
 
     @property
@@ -78,11 +79,14 @@ class Reranked:
         return blend(self.asked.scores_UC, self.logits_UC, self.weight)
 
 
-def rerank(ranker: LlamaRecRanker, stage: Retrieved) -> Reranked:
-    width = ranker.max_candidates
-    asked = questions(stage.cases, stage.items_UC[:, :width], stage.scores_UC[:, :width])
-    logits_UC, mass_U = score(ranker.engine, ranker.builder, asked, "llamarec")
-    return Reranked(asked, logits_UC, mass_U, ranker.weight)
+def rerank(
+    ranker: LlamaRecRanker | BlendedRanker, stage: Retrieved, method: str = "llamarec", users: Sequence[str] = ()
+) -> Reranked:
+    """users: all user ids, for a ranker that knows them."""
+    width = min(CANDIDATES, ranker.max_candidates)
+    asked = questions(stage.cases, stage.items_UC[:, :width], stage.scores_UC[:, :width], users)
+    logits_UC, mass_U = heard(ranker, asked, method)
+    return Reranked(asked, logits_UC, mass_U, ranker.weight, method)
 
 
 def report(
@@ -98,6 +102,7 @@ def report(
     """Everything but wall time and hardware. The ranker's rows are under the visible-window exclusion, as published."""
     stages = {exclusion: retrieve(data, retriever, exclusion, users) for exclusion in EXCLUSIONS}
     stage = stages["window"]
+    rerankers: dict[str, np.ndarray] = {}
     found = _baselines(data, stage.cases, baselines, retriever.retriever.window, seed) | stage.ranks
     answer: dict[str, Any] = {
         "protocol": "llamarec",
@@ -108,12 +113,14 @@ def report(
         "retriever": _artifact(retriever),
     }
     if ranker:
-        assert isinstance(ranker.ranker, LlamaRecRanker)
-        reranked = rerank(ranker.ranker, stage)
-        found |= reranked.ranks
+        assert isinstance(ranker.ranker, LlamaRecRanker | BlendedRanker)
+        reranked = rerank(ranker.ranker, stage, ranker.manifest.method, data.user_ids)
+        rerankers = reranked.ranks
+        found |= rerankers
         answer["ranker"] = _artifact(ranker) | _opinion(reranked)
-        orders = order_sensitivity(ranker.ranker.engine, ranker.ranker.builder, reranked.asked, seed, order_users)
-        answer["order_sensitivity"] = [asdict(order) for order in orders]
+        if isinstance(ranker.ranker, LlamaRecRanker):
+            orders = order_sensitivity(ranker.ranker.engine, ranker.ranker.builder, reranked.asked, seed, order_users)
+            answer["order_sensitivity"] = [asdict(order) for order in orders]
     hit_U = found[RETRIEVER] > 0
     answer |= {
         "rows": {name: metrics.table(ranks_U) for name, ranks_U in found.items()},
@@ -121,9 +128,9 @@ def report(
         "rows_history_excluded": {n: metrics.table(r) for n, r in stages["history"].ranks.items()},
         "users_where_retrieved": int(hit_U.sum()),
         "rows_where_retrieved": {
-            n: metrics.table(r[hit_U]) for n, r in found.items() if n == RETRIEVER or n in RERANKERS
+            n: metrics.table(r[hit_U]) for n, r in found.items() if n == RETRIEVER or n in rerankers
         },
-        "against_retriever": against({n: r for n, r in found.items() if n in RERANKERS or n == RETRIEVER}, seed),
+        "against_retriever": against({n: r for n, r in found.items() if n in rerankers or n == RETRIEVER}, seed),
         "bands": bands(data, stage.cases, found),
     }
     return answer

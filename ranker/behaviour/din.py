@@ -10,6 +10,8 @@ from shared.catalog import PAD
 
 
 class DIN(Behaviour):
+    by_item = True
+
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)
         self.items = item_table(sizes, std=0.1)

@@ -17,7 +17,7 @@ from shared.artifact import open_artifact
 from shared.catalog import PAD, Catalog
 from shared.errors import BadArtifact
 
-BLOCKS, EXPANSION = 2, 4
+EXPANSION = 4
 
 
 class Recurrence(nn.Module):
@@ -54,18 +54,20 @@ class FeedForward(nn.Module):
 
 
 class LRURec(Behaviour):
-    def __init__(self, sizes: Sizes, state: int = 128, blocks: int = BLOCKS) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)
         self.embedding = nn.Embedding(sizes.items + 1, sizes.width, padding_idx=PAD)
         self.norm = nn.LayerNorm(sizes.width)
-        self.recurrences = nn.ModuleList(Recurrence(sizes.width, state) for _ in range(blocks))
-        self.feed_forwards = nn.ModuleList(FeedForward(sizes.width) for _ in range(blocks))
+        self.recurrences = nn.ModuleList(Recurrence(sizes.width, sizes.state) for _ in range(sizes.blocks))
+        self.feed_forwards = nn.ModuleList(FeedForward(sizes.width) for _ in range(sizes.blocks))
         self.bias_V = nn.Parameter(torch.zeros(sizes.items + 1))
 
     def item_vectors(self, items_N: Tensor) -> Tensor:
         return self.embedding(items_N)
 
     def user_vectors(self, users_B: Tensor, histories_BL: Tensor, items_B: Tensor) -> Tensor:
+        longest = max(1, int((histories_BL != PAD).sum(1).max()))
+        histories_BL = histories_BL[:, -longest:]  # a pad leaves the state at 0
         x_BLD = self.norm(self.embedding(histories_BL))
         for recurrence, feed_forward in zip(self.recurrences, self.feed_forwards, strict=True):
             x_BLD = feed_forward(recurrence(x_BLD, histories_BL != PAD))
@@ -80,9 +82,14 @@ def read(folder: Path, catalog: Catalog) -> LRURec:
     manifest = open_artifact(folder, "retriever", methods=("lrurec",))
     catalog.require(manifest.catalog_fingerprint, f"the retriever in {folder}")
     trained = manifest.config["model"]
-    if (trained["state"], trained["blocks"]) != (128, BLOCKS):
-        raise BadArtifact(f"{folder}: a ranker reads LRURec with state 128 and {BLOCKS} blocks, not {trained}.")
-    sizes = Sizes(users=0, items=len(catalog), width=trained["width"], window=manifest.config["train"]["window"])
+    sizes = Sizes(
+        users=0,
+        items=len(catalog),
+        width=trained["width"],
+        window=manifest.config["train"]["window"],
+        state=trained["state"],
+        blocks=trained["blocks"],
+    )
     model = LRURec(sizes)
     try:
         model.load_state_dict(load_file(folder / "lrurec.safetensors"), strict=False)

@@ -26,6 +26,9 @@ class Sizes:
     """Items of history that the model sees."""
     edges: int = 0
     """Of LightGCN's graph."""
+    state: int = 128
+    blocks: int = 2
+    """Of LRURec."""
 
 
 class Behaviour(nn.Module):
@@ -33,6 +36,8 @@ class Behaviour(nn.Module):
 
     by_history: ClassVar[bool] = True
     """The user's vector comes from the history, not from the user's own row."""
+    by_item: ClassVar[bool] = False
+    """The user's vector depends on the item in question."""
 
     known_users_U: Tensor
     known_items_V: Tensor
@@ -59,7 +64,7 @@ class Behaviour(nn.Module):
         raise NotImplementedError
 
     def user_vectors(self, users_B: Tensor, histories_BL: Tensor, items_B: Tensor) -> Tensor:
-        """B x D. items_B: the items that the users are asked about; only DIN looks at them."""
+        """B x D. items_B: the items that the users are asked about, which matter where `by_item`."""
         raise NotImplementedError
 
     def logits(self, users_B: Tensor, histories_BL: Tensor, items_B: Tensor) -> Tensor:

@@ -100,7 +100,12 @@ class CoLLM:
         items_N = torch.tensor([int(i) for a in asked for i in a.items], device=where)
         histories_AL = left_padded([a.history for a in asked], self.behaviour.sizes.window)
         histories_NL = torch.from_numpy(np.repeat(histories_AL, counts, axis=0)).long().to(where)
-        user_Nd = self.behaviour.user_vectors(users_N, histories_NL, items_N)
+        if self.behaviour.by_item:
+            user_Nd = self.behaviour.user_vectors(users_N, histories_NL, items_N)
+        else:
+            first_A = torch.tensor(np.cumsum([0, *counts[:-1]]), device=where)
+            user_Ad = self.behaviour.user_vectors(users_N[first_A], histories_NL[first_A], items_N[first_A])
+            user_Nd = user_Ad.repeat_interleave(torch.tensor(counts, device=where), dim=0)
         item_Nd = self.behaviour.item_vectors(items_N)
         knows_N = self.behaviour.knows_users(users_N, histories_NL) & self.behaviour.knows_items(items_N)
         return torch.stack([user_Nd, item_Nd], dim=1).flatten(0, 1), knows_N

@@ -102,6 +102,8 @@ def _show(made: dict[str, Any]) -> None:
         f"\nblend weight {ranker['blend']:.2f}   label mass {ranker['label_mass']:.3f}   "
         f"entropy {ranker['entropy']:.2f} nats"
     )
+    if "order_sensitivity" not in made:
+        return
     print("\norder of the candidates, language model alone")
     for order in made["order_sensitivity"]:
         print(

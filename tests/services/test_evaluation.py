@@ -20,6 +20,7 @@ from services.evaluation import Retrieved, against, popularity_third, reliabilit
 from shared.data.prepared import Prepared
 from shared.data.split import cases
 from tests.ranker import tiny
+from tests.ranker.cllm4rec import made as cllm4rec
 
 SMALL = TrainConfig(width=16, state=16, blocks=1, dropout=0.0, attention_dropout=0.0, batch=8, window=8, epochs=6)
 
@@ -57,6 +58,17 @@ def test_a_report_is_plain_json_and_the_same_every_time(
     assert json.loads(json.dumps(made)) == made
     once, again = (report(data, retriever, None, seed=1) for _ in range(2))
     assert once == again
+
+
+def test_another_method_is_measured_by_the_same_protocol(
+    data: Prepared, retriever: LoadedRetriever, bpe_folder: Path, tmp_path: Path
+) -> None:
+    cllm4rec.trained(tmp_path / "out", bpe_folder)
+    made = report(data, retriever, load_ranker(tmp_path / "out", data.catalog), seed=1)
+    assert set(made["rows"]) == {"popularity", "lrurec", "cllm4rec alone", "cllm4rec blend"}
+    assert set(made["against_retriever"]) == {"cllm4rec alone", "cllm4rec blend"}
+    assert "order_sensitivity" not in made
+    assert made["rows"]["cllm4rec alone"]["recall@20"] == made["rows"]["lrurec"]["recall@20"]
 
 
 def test_a_weight_of_zero_gives_exactly_the_retrievers_metrics(

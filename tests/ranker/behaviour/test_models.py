@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,15 @@ from ranker.behaviour.fit import FitConfig, fit_nexts, fit_pairs, next_mrr, next
 from ranker.behaviour.lightgcn import LightGCN
 from ranker.behaviour.model import Behaviour, Sizes
 from ranker.behaviour.models import MODELS, load, save
+from retriever import retrieve
 from retriever.lrurec import LRURec as Original
 from retriever.lrurec import LRURecConfig
+from retriever.recipes import TrainConfig
+from retriever.train import train
 from shared.data.llara import windows
 from shared.data.pairs import Nexts, Pairs, left_padded
+from shared.errors import CatalogMismatch
+from tests.ranker import tiny
 
 CPU = torch.device("cpu")
 ITEMS, WINDOW = 24, 6
@@ -117,8 +123,8 @@ def test_dins_user_depends_on_the_item_that_is_asked_about() -> None:
 
 def test_lrurec_out_of_its_file_is_the_retrievers_own(tmp_path: Path) -> None:
     torch.manual_seed(3)
-    original = Original(LRURecConfig(items=ITEMS, width=16)).eval()
-    model = lrurec.LRURec(sizes())
+    original = Original(LRURecConfig(items=ITEMS, width=16, state=24, blocks=3)).eval()
+    model = lrurec.LRURec(replace(sizes(), state=24, blocks=3))
     model.load_state_dict(original.state_dict(), strict=False)
     histories_BL = torch.from_numpy(orderly().histories_NL[:4]).long()
     histories_BL[1, :3] = 0
@@ -129,6 +135,22 @@ def test_lrurec_out_of_its_file_is_the_retrievers_own(tmp_path: Path) -> None:
         items_B = torch.tensor([1, 2, 3, 4])
         logits_B = original.scores(expected_BD)[torch.arange(4), items_B]
         assert torch.allclose(model.logits(nobody_B, histories_BL, items_B), logits_B, atol=1e-5)
+
+
+def test_a_retrievers_artifact_is_read_with_what_it_was_trained_on(tmp_path: Path) -> None:
+    small = TrainConfig(width=16, state=16, blocks=1, batch=8, window=WINDOW, epochs=1, validate_every=5)
+    train(tiny.DATA, small, tmp_path / "retriever")
+    model = lrurec.read(tmp_path / "retriever", tiny.DATA.catalog)
+    retriever = retrieve.load(tmp_path / "retriever", tiny.DATA.catalog).retriever
+    histories = [[3, 4, 5], [9, 10, 11, 12, 13, 14, 15, 16]]
+    with torch.no_grad():
+        nobody_B = torch.zeros(2, dtype=torch.long)
+        users_BD = model.user_vectors(nobody_B, torch.from_numpy(left_padded(histories, WINDOW)).long(), nobody_B)
+    np.testing.assert_allclose(users_BD, retriever.encode(histories), atol=1e-5)
+    seen = {int(item) for sequence in tiny.DATA.sequences() for item in sequence[:-2]}
+    assert set(torch.nonzero(model.known_items_V)[:, 0].tolist()) == seen
+    with pytest.raises(CatalogMismatch):
+        lrurec.read(tmp_path / "retriever", tiny.catalog(7))
 
 
 @pytest.mark.parametrize("name", list(MODELS))
