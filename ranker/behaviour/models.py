@@ -7,7 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from ranker.behaviour.caser import Caser
 from ranker.behaviour.din import DIN
@@ -33,10 +35,17 @@ MODELS: dict[str, Callable[[Sizes], Behaviour]] = {
 }
 
 
-def save(model: Behaviour, folder: Path) -> dict[str, Any]:
-    """What the manifest must keep to load it again."""
-    save_file({name: t.contiguous().cpu() for name, t in model.state_dict().items()}, folder / FILE)
+def save(model: Behaviour, folder: Path, half: bool = False) -> dict[str, Any]:
+    """What the manifest must keep to load it again. half: in float16."""
+    save_file(stored(model, half), folder / FILE)
     return asdict(model.sizes)
+
+
+def stored(module: nn.Module, half: bool) -> dict[str, Tensor]:
+    """The module's state as a file takes it; `load_state_dict` turns float16 back."""
+    cast = torch.float16 if half else torch.float32
+    state = {name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
+    return {name: t.to(cast) if t.is_floating_point() else t for name, t in state.items()}
 
 
 def load(name: str, sizes: Mapping[str, Any], folder: Path) -> Behaviour:

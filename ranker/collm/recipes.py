@@ -64,6 +64,8 @@ class CoLLMConfig:
     validation_pairs: int = 2000
     patience: int = 5
     """Validations without a better AUC."""
+    half: bool = False
+    """Keep the small recommender and the mapping in float16: half the artifact."""
     seed: int = 42
 
 
@@ -94,6 +96,7 @@ def demo() -> CoLLMConfig:
         warmup=20,
         validate_every=800,
         validation_pairs=400,
+        half=True,
     )
 
 

@@ -20,7 +20,7 @@ from ranker.backbone import Backbone
 from ranker.behaviour import lrurec
 from ranker.behaviour.fit import FitConfig, fit_pairs
 from ranker.behaviour.model import Behaviour, Sizes
-from ranker.behaviour.models import save
+from ranker.behaviour.models import save, stored
 from ranker.blend import Fit, fit, report
 from ranker.collm.batches import everything, pairs_of
 from ranker.collm.model import CoLLM, mapping, pair_loss
@@ -226,8 +226,8 @@ def _write(
         named = {n: p.detach().cpu().contiguous() for n, p in wrapped.named_parameters() if "lora_" in n}
         save_file(named, draft / ADAPTER)
         if model.behaviour is not None and model.mapping is not None:
-            save_file({n: t.cpu().contiguous() for n, t in model.mapping.state_dict().items()}, draft / MAPPING)
-            extra["sizes"] = save(model.behaviour, draft)
+            save_file(stored(model.mapping, config.half), draft / MAPPING)
+            extra["sizes"] = save(model.behaviour, draft, config.half)
             write_text(draft / USERS, json.dumps(list(pairs.user_ids)))
         manifest = Manifest(
             kind="ranker",

@@ -58,6 +58,8 @@ class LLaRAConfig:
     validation_rows: int = 500
     patience: int = 100
     """Validations without a better HitRatio@1; the curriculum wants to be gone through to its end."""
+    half: bool = False
+    """Keep the small recommender and the projector in float16: half the artifact."""
     seed: int = 42
 
 
@@ -87,6 +89,7 @@ def demo() -> LLaRAConfig:
         warmup=20,
         validate_every=500,
         validation_rows=100,
+        half=True,
     )
 
 

@@ -17,7 +17,7 @@ from ranker import golden
 from ranker.behaviour import lrurec
 from ranker.behaviour.fit import FitConfig, fit_nexts
 from ranker.behaviour.model import Behaviour, Sizes
-from ranker.behaviour.models import save
+from ranker.behaviour.models import save, stored
 from ranker.blend import Fit, fit
 from ranker.blend import report as blend_report
 from ranker.descent import Pace, Progress, descend
@@ -158,8 +158,8 @@ def _write(
     with writing(out) as draft:
         lora = {n: p.detach().cpu().contiguous() for n, p in wrapped.named_parameters() if "lora_" in n}
         save_file(lora, draft / ADAPTER)
-        save_file({n: t.cpu().contiguous() for n, t in model.projector.state_dict().items()}, draft / PROJECTOR)
-        extra["sizes"] = save(model.behaviour, draft)
+        save_file(stored(model.projector, config.half), draft / PROJECTOR)
+        extra["sizes"] = save(model.behaviour, draft, config.half)
         manifest = Manifest(
             kind="ranker",
             method="llara",

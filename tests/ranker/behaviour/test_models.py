@@ -13,7 +13,7 @@ from ranker.behaviour import lrurec
 from ranker.behaviour.fit import FitConfig, fit_nexts, fit_pairs, next_mrr, next_scores, pair_auc, pair_logits
 from ranker.behaviour.lightgcn import LightGCN
 from ranker.behaviour.model import Behaviour, Sizes
-from ranker.behaviour.models import MODELS, load, save
+from ranker.behaviour.models import FILE, MODELS, load, save
 from retriever import retrieve
 from retriever.lrurec import LRURec as Original
 from retriever.lrurec import LRURecConfig
@@ -174,3 +174,14 @@ def test_rows_that_training_never_saw_are_unknown() -> None:
         assert model.knows_items(torch.tensor([0, 1, 20, 21])).tolist() == [False, True, True, False]
         histories_BL = torch.tensor([[0, 0, 3], [0, 0, 22]])
         assert model.knows_users(torch.tensor([35, 35]), histories_BL).tolist() == [user_known, False]
+
+
+def test_half_the_file_gives_nearly_the_same_scores(tmp_path: Path) -> None:
+    pairs = tastes(0, 50)
+    model, _ = fit_pairs("sasrec", sizes(), pairs, pairs, FitConfig(epochs=1), CPU)
+    (tmp_path / "half").mkdir()
+    save(model, tmp_path)
+    again = load("sasrec", save(model, tmp_path / "half", half=True), tmp_path / "half")
+    assert (tmp_path / "half" / FILE).stat().st_size < 0.65 * (tmp_path / FILE).stat().st_size
+    assert next(again.parameters()).dtype == torch.float32
+    np.testing.assert_allclose(pair_logits(again, pairs), pair_logits(model, pairs), atol=5e-3)

@@ -38,6 +38,7 @@ def artifacts(bpe_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
         "read": {"tallrec": str(folder / "tallrec")},
         "model": {"tune": "mapping+model"},
         "together": {"tune": "together"},
+        "half": {"half": True},
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backbone, "best_dtype", lambda device: torch.float32)
