@@ -20,6 +20,7 @@ from services.gateway.policy import Policy
 from services.gateway.popular import Popular
 from services.gateway.ports import CacheStore, RankingPort, RetrievalPort
 from services.gateway.ranked import Decoded, RankedList
+from services.http.tracing import span
 from shared.deadline import Deadline
 from shared.errors import BadAnswer, DeadlineExceeded, Overloaded, TandemError, Unavailable, UnknownRanker
 from shared.wire import (
@@ -138,7 +139,8 @@ class Ladder:
             return self._kept(course.tenant, question, made)
 
         try:
-            outcome = await self._flights.through(key, make, course.deadline, revalidate=True)
+            with span("cache"):
+                outcome = await self._flights.through(key, make, course.deadline, revalidate=True)
         except DeadlineExceeded as error:
             if (found := self._found.get(key)) is None:
                 raise
@@ -172,14 +174,16 @@ class Ladder:
         """Raises what retrieval raises; a ranker that fails degrades. With a `key` what was retrieved is at hand for
         those who cannot wait for the ranker."""
         began = time.perf_counter()
-        found = await self._retrieve(deadline, question)
+        with span("retrieve", k=question.k):
+            found = await self._retrieve(deadline, question)
         found = found.model_copy(update={"elapsed_ms": round((time.perf_counter() - began) * 1000, 3)})
         if key:
             self._found[key] = found
         if question.ranker == "retrieval" or found.source == "popularity" or not found.items:
             return self._listed(question, found, None, [])
         try:
-            ranked = await self._rank(deadline, question, found)
+            with span("rank", ranker=question.ranker or "default"):
+                ranked = await self._rank(deadline, question, found)
         except UnknownRanker as error:
             if question.named:
                 raise

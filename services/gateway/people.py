@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from services.gateway.course import Course, within
 from services.gateway.ports import Histories, ItemStates, State, Stored, Who
 from services.gateway.state.merge import merged
+from services.http.tracing import span
 from shared.deadline import Deadline
 from shared.errors import DeadlineExceeded, TandemError, Unavailable
 
@@ -47,8 +48,9 @@ class People:
         who = [Who(kind, id_) for kind, id_ in (("user", user_id), ("session", session_id)) if id_ is not None]
         stored: tuple[Stored, ...] = ()
         try:
-            asked = self._state.read(course.tenant, who)
-            snapshot = await (within(_patience(course), asked) if self._far else asked)
+            with span("state"):
+                asked = self._state.read(course.tenant, who)
+                snapshot = await (within(_patience(course), asked) if self._far else asked)
             stored = snapshot.stored
             await self._refresh(course, snapshot.items_version)
             if after and stored and stored[0].version < int(after, 16):

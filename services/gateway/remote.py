@@ -10,6 +10,7 @@ import httpx
 import structlog
 from pydantic import BaseModel, ValidationError
 
+from services.http import tracing
 from services.http.logs import request_id
 from services.http.observe import HEADER as REQUEST_ID
 from services.http.problems import NOT_LET_IN, error_of
@@ -74,7 +75,7 @@ class Remote:
     ) -> Answer:
         if deadline.expired:
             raise DeadlineExceeded(f"no time is left to ask the {self._name} service")
-        headers = deadline.header()
+        headers = deadline.header() | tracing.headers()
         if of_request := request_id():
             headers[REQUEST_ID] = of_request
         content = None

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 from fastapi import APIRouter, FastAPI
 from prometheus_client import CollectorRegistry, ProcessCollector
 
-from services.http import docs, health, problems
+from services.http import docs, health, problems, tracing
 from services.http.admission import Admission
 from services.http.door import Door, Known, everybody
 from services.http.intake import Intake
@@ -51,5 +51,8 @@ def application(
         max_wait_ms=settings.max_wait_ms,
     )
     app.add_middleware(Door, known=known, rates=rates or Rates(), metrics_token=token)
+    tracing.configure(settings.otlp_endpoint, title.lower().replace(" ", "-"))
+    if tracing.is_on():
+        app.add_middleware(tracing.Traced, service=title)
     app.add_middleware(Observe, registry=registry)
     return app

@@ -45,6 +45,10 @@ class HttpSettings(BaseSettings):
     shutdown_grace_s: int = Field(
         default=30, ge=1, description="After SIGTERM, requests in flight have this long to finish. Seconds."
     )
+    otlp_endpoint: str | None = Field(
+        default=None,
+        description="Traces go to this OpenTelemetry collector, over HTTP; for example http://127.0.0.1:4318.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="JSON lines on stderr at this level and above."
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import structlog
 
+from services.http import tracing
 from services.ranking.batcher import Batcher, Ranked
 from shared.candidate import Candidate
 from shared.catalog import Catalog
@@ -81,6 +82,8 @@ class RankingService:
             self._batcher.rank(served.ranker, user, candidates, deadline),
             self._explain(served, user, candidates, deadline) if request.explain else _nothing(),
         )
+        tracing.past("queue", ranked.queue_ms, until_ms_ago=ranked.rank_ms)
+        tracing.past("batch", ranked.rank_ms)
         _require_sense(served.card.name, ranked, candidates)
         return self._answer(name, served, ranked, because)
 
