@@ -11,6 +11,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -139,7 +140,8 @@ async def _on_tandem_error(request: Request, error: Exception) -> Response:
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     kind = TOO_LARGE if error.status_code == TOO_LARGE.status else _plain(error.status_code)
-    return problem(document(kind, str(error.detail), request.scope.get(REQUEST_ID)), error.headers)
+    headers = error.headers if error.status_code != HTTPStatus.METHOD_NOT_ALLOWED else {"Allow": _allowed(request)}
+    return problem(document(kind, str(error.detail), request.scope.get(REQUEST_ID)), headers)
 
 
 async def _on_invalid(request: Request, error: Exception) -> Response:
@@ -150,6 +152,13 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
         return problem(document(MALFORMED, _syntax(found[0]), request_id))
     errors = [_entry(entry) for entry in found[:MAX_ERRORS]]
     return problem(document(INVALID, f"{len(found)} fault(s), listed in errors", request_id, errors))
+
+
+def _allowed(request: Request) -> str:
+    """Of all routes with this path; Starlette names the methods of the first one alone."""
+    path = request.scope["path"]
+    routes = [one for one in iter_route_contexts(request.app.routes) if one.path_regex.match(path)]
+    return ", ".join(sorted({method for one in routes for method in one.methods or ()}))
 
 
 def _plain(status: int) -> Kind:
