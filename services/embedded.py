@@ -11,6 +11,7 @@ from services.gateway.app import compose
 from services.gateway.ports import Histories
 from services.gateway.settings import GatewaySettings
 from services.ranking.service import RankingService
+from services.retrieval.metrics import Times
 from services.retrieval.service import RetrievalService
 
 
@@ -21,6 +22,7 @@ def create(
     ranking: RankingService,
     registry: CollectorRegistry,
 ) -> FastAPI:
+    retrieval.took = Times(registry)
     resources = AsyncExitStack()
     resources.callback(retrieval.close)
     resources.callback(ranking.close)

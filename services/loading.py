@@ -83,7 +83,7 @@ def ranking_service(
 def batcher(settings: RankingSettings, registry: CollectorRegistry) -> Batcher:
     """Its worker thread runs from here on."""
     jobs = Jobs(registry)
-    queue = Batcher(settings.max_queue, settings.max_batch, jobs)
+    queue = Batcher(settings.max_queue, settings.max_batch, jobs, jobs.ran)
     jobs.watch(queue)
     return queue
 

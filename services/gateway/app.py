@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.middleware import Middleware
 
+from services.gateway.cache.breaker import Breaker
 from services.gateway.cache.flight import Flights
 from services.gateway.cache.settings import open_cache
 from services.gateway.direct import Direct
@@ -69,9 +70,12 @@ def compose(
     retrieval = ResilientRetrieval(retrieval, settings.breaker_failures, settings.breaker_open_s, hedge)
     ranking = ResilientRanking(ranking, settings.breaker_failures, settings.breaker_open_s)
     policy = settings.policy()
-    state = open_state(settings)
     observe = Answers(registry, settings.log_salt)
+    to_redis = Breaker("the store")
+    state = open_state(settings, breaker=to_redis, took=observe.redis_took)
     cache = open_cache(state.connections, settings, count=observe.cached)
+    for hop, breaker in (("retrieval", retrieval.breaker), ("ranking", ranking.breaker), ("redis", to_redis)):
+        observe.watch(hop, breaker)
     flights = Flights(cache, settings.cache_bounds(), observe.cached)
     popular = Popular(retrieval, settings.popularity_file)
     loaded = Loaded(retrieval, ranking, settings.default_ranker)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from services.gateway.cache.breaker import Breaker
 from services.gateway.recommend import Answered, ordered_by
 from services.http.logs import LINE, hashed
 from shared.wire import Rung
 
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+REDIS_BUCKETS_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5)
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 NATS = (0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0)
 STAGES = ("cache", "retrieval", "queue", "rank")
@@ -43,9 +45,14 @@ class Answers:
             "recommended_items_taken", "Of these, taken: events with the id of the answer.", "ranker", "rung"
         )
         self.lost = counter("records_lost", "Answers that could not be written down: events cannot be joined to them.")
+        self.seconds = histogram(
+            "recommendation_seconds", "Time to an answer, by what it was made from.", BUCKETS_S, "rung"
+        )
+        self.redis = histogram("redis_seconds", "One round trip to Redis.", REDIS_BUCKETS_S)
+        self.open = Gauge("tandem_breaker_open", "1 while a hop is left alone.", ("hop",), registry=registry)
         self._stages = {stage: self.stages.labels(stage) for stage in STAGES}
         self._outcomes: dict[str, Counter] = {}
-        self._series: dict[tuple[str, str], tuple[Counter, Counter]] = {}
+        self._series: dict[tuple[str, str], tuple[Counter, Counter, Histogram]] = {}
 
     def __call__(self, answered: Answered) -> None:
         answer, ranked = answered.answer, answered.made.ranked
@@ -53,9 +60,11 @@ class Answers:
         series = self._series.get((ranker, answer.rung))
         if series is None:
             labels = (ranker, answer.rung)
-            series = self._series[labels] = self.answers.labels(*labels), self.shown.labels(*labels)
+            series = self.answers.labels(*labels), self.shown.labels(*labels), self.seconds.labels(answer.rung)
+            self._series[labels] = series
         series[0].inc()
         series[1].inc(len(answer.items))
+        series[2].observe(answer.timing_ms.total / 1000)
         for reason in answer.degradation:
             self.degraded.labels(reason).inc()
         timing = answer.timing_ms
@@ -100,3 +109,9 @@ class Answers:
 
     def record_lost(self) -> None:
         self.lost.inc()
+
+    def redis_took(self, seconds: float) -> None:
+        self.redis.observe(seconds)
+
+    def watch(self, hop: str, breaker: Breaker) -> None:
+        self.open.labels(hop).set_function(lambda: not breaker.closed)

@@ -43,12 +43,12 @@ def _is_fault(error: Exception) -> bool:
 
 class _Hop:
     def __init__(self, name: str, failures: int, open_s: float) -> None:
-        self._breaker = Breaker(name, failures=failures, open_s=open_s, is_fault=_is_fault)
+        self.breaker = Breaker(name, failures=failures, open_s=open_s, is_fault=_is_fault)
         self._name = name
 
     async def call(self, work: Callable[[], Awaitable[T]], deadline: Deadline) -> T:
         """Raises Unavailable at once while the breaker is open."""
-        return await self._breaker.call(lambda: self._patiently(work, deadline))
+        return await self.breaker.call(lambda: self._patiently(work, deadline))
 
     async def _patiently(self, work: Callable[[], Awaitable[T]], deadline: Deadline) -> T:
         patient = deadline.remaining_ms() >= PATIENT_MS
@@ -68,6 +68,10 @@ class ResilientRetrieval:
         self._hop = _Hop("the retrieval service", failures, open_s)
         self._latency = Latency()
         self._hedge = hedge
+
+    @property
+    def breaker(self) -> Breaker:
+        return self._hop.breaker
 
     async def retrieve(self, request: RetrieveRequest, deadline: Deadline) -> RetrieveAnswer:
         async def once() -> RetrieveAnswer:
@@ -100,6 +104,10 @@ class ResilientRanking:
     def __init__(self, port: RankingPort, failures: int, open_s: float) -> None:
         self._port = port
         self._hop = _Hop("the ranking service", failures, open_s)
+
+    @property
+    def breaker(self) -> Breaker:
+        return self._hop.breaker
 
     async def rank(self, request: RankRequest, deadline: Deadline) -> RankAnswer:
         return await self._hop.call(lambda: self._port.rank(request, deadline), deadline)

@@ -43,13 +43,22 @@ class Job:
 
 Count = Callable[[str], None]
 """Hears each job's end: ranked, failed, expired, abandoned or refused."""
+Ran = Callable[[list[float], float], None]
+"""Hears of each batch that succeeded: how long its jobs had waited and how long it took, in seconds."""
 
 
 class Batcher:
-    def __init__(self, max_queue: int, max_batch: int, count: Count = lambda outcome: None) -> None:
+    def __init__(
+        self,
+        max_queue: int,
+        max_batch: int,
+        count: Count = lambda outcome: None,
+        ran: Ran = lambda waited_s, seconds: None,
+    ) -> None:
         self._max_queue = max_queue
         self._max_batch = max_batch
         self._count = count
+        self._ran = ran
         self._waiting: list[Job] = []
         self._seconds_each: dict[Ranker, float] = {}
         """Of the latest batch of each model, divided by its members."""
@@ -162,6 +171,7 @@ class Batcher:
             return
         rank_ms = (time.perf_counter() - began) * 1000
         self._seconds_each[batch[0].ranker] = rank_ms / 1000 / len(batch)
+        self._ran([began - job.arrived for job in batch], rank_ms / 1000)
         for job, ranking in zip(batch, rankings, strict=True):
             self._count("ranked")
             job.done.set_result(Ranked(ranking, (began - job.arrived) * 1000, rank_ms))

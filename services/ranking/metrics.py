@@ -1,14 +1,17 @@
-"""What Prometheus hears about the queue, beside the HTTP counts."""
+"""What Prometheus hears about the queue, beside the HTTP counts. docs/metrics.md explains each."""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.ranking.batcher import Batcher
 
+SIZES = (1, 2, 4, 8, 16, 32, 64)
+BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
 
 class Jobs:
-    """A Count for the batcher, and a gauge of its length once it stands."""
+    """A Count for the batcher, which also hears of each batch, and a gauge of the queue once it stands."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._registry = registry
@@ -18,9 +21,22 @@ class Jobs:
             ("outcome",),
             registry=registry,
         )
+        self.sizes = Histogram("tandem_rank_batch_size", "Jobs in one forward pass.", buckets=SIZES, registry=registry)
+        self.seconds = Histogram(
+            "tandem_rank_batch_seconds", "Time of one forward pass.", buckets=BUCKETS_S, registry=registry
+        )
+        self.waits = Histogram(
+            "tandem_rank_wait_seconds", "Time of a job in the queue.", buckets=BUCKETS_S, registry=registry
+        )
 
     def __call__(self, outcome: str) -> None:
         self.ends.labels(outcome).inc()
+
+    def ran(self, waited_s: list[float], seconds: float) -> None:
+        self.sizes.observe(len(waited_s))
+        self.seconds.observe(seconds)
+        for one in waited_s:
+            self.waits.observe(one)
 
     def watch(self, batcher: Batcher) -> None:
         gauge = Gauge("tandem_rank_queue", "Jobs that wait for the model.", registry=self._registry)

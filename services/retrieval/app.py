@@ -14,6 +14,7 @@ from services.http.budget import Inherited
 from services.http.caller import needs
 from services.http.routes import Router
 from services.http.signature import by_signature
+from services.retrieval.metrics import Times
 from services.retrieval.service import RetrievalService
 from services.retrieval.settings import RetrievalSettings
 from shared.wire import (
@@ -31,6 +32,9 @@ MAX_POPULAR = 10_000
 
 
 def create(settings: RetrievalSettings, service: RetrievalService) -> FastAPI:
+    registry = CollectorRegistry()
+    service.took = Times(registry)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
@@ -41,7 +45,7 @@ def create(settings: RetrievalSettings, service: RetrievalService) -> FastAPI:
         [routes(service)],
         lambda: None,
         settings,
-        CollectorRegistry(),
+        registry,
         lifespan,
         known=by_signature(settings.internal_secrets()),
     )

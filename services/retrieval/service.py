@@ -30,6 +30,8 @@ from shared.wire import (
 )
 
 _Work = Callable[[], RetrieveAnswer]
+Took = Callable[[str, float, float], None]
+"""Hears what was done (retrieve, score or popular), and the seconds that it waited for the worker and took."""
 
 
 class RetrievalService:
@@ -43,6 +45,7 @@ class RetrievalService:
         self._retriever = retriever
         self._popularity = popularity
         self._card = card
+        self.took: Took = lambda work, waited_s, seconds: None
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="retrieval")
         self._by_category = _by_category(catalog)
         self._by_title = {item.title: index for index, item in reversed(list(enumerate(catalog.items, start=1)))}
@@ -50,17 +53,17 @@ class RetrievalService:
 
     async def retrieve(self, request: RetrieveRequest, deadline: Deadline) -> RetrieveAnswer:
         """Never an item of the history, nor an excluded one. Raises DeadlineExceeded, or BadAnswer for a NaN."""
-        return await self._in_worker(lambda: self._retrieve(request), deadline)
+        return await self._in_worker("retrieve", lambda: self._retrieve(request), deadline)
 
     async def score(self, request: ScoreRequest, deadline: Deadline) -> RetrieveAnswer:
         """The given items, each once, best first. Raises as `retrieve` does."""
-        return await self._in_worker(lambda: self._score(request), deadline)
+        return await self._in_worker("score", lambda: self._score(request), deadline)
 
     async def resolve(self, request: ResolveRequest, deadline: Deadline) -> ResolveAnswer:
         return ResolveAnswer(item_ids=[self._named(text) for text in request.texts])
 
     async def popular(self, k: int, deadline: Deadline) -> RetrieveAnswer:
-        return await self._in_worker(lambda: self._popular(k), deadline)
+        return await self._in_worker("popular", lambda: self._popular(k), deadline)
 
     async def item(self, item_id: str, deadline: Deadline) -> ItemAnswer:
         item = self._catalog[self._catalog.index(item_id)]
@@ -72,9 +75,17 @@ class RetrievalService:
     def close(self) -> None:
         self._worker.shutdown(cancel_futures=True)
 
-    async def _in_worker(self, work: _Work, deadline: Deadline) -> RetrieveAnswer:
+    async def _in_worker(self, name: str, work: _Work, deadline: Deadline) -> RetrieveAnswer:
+        asked = time.perf_counter()
+
+        def timed() -> RetrieveAnswer:
+            began = time.perf_counter()
+            answer = _unless_late(work, deadline)
+            self.took(name, began - asked, time.perf_counter() - began)
+            return answer
+
         # A caller who leaves cancels the future, and what has not begun by then never runs.
-        return await asyncio.get_running_loop().run_in_executor(self._worker, _unless_late, work, deadline)
+        return await asyncio.get_running_loop().run_in_executor(self._worker, timed)
 
     def _retrieve(self, request: RetrieveRequest) -> RetrieveAnswer:
         began = time.perf_counter()

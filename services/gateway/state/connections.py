@@ -7,7 +7,8 @@ spends 30; and one request for a recommendation reads once.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import hiredis
@@ -27,7 +28,14 @@ class Connections:
     a caller who was cancelled, any error) is closed; one that the server closed meanwhile is not used again.
     """
 
-    def __init__(self, url: str, timeout_s: float, max_connections: int = MAX_CONNECTIONS) -> None:
+    def __init__(
+        self,
+        url: str,
+        timeout_s: float,
+        max_connections: int = MAX_CONNECTIONS,
+        took: Callable[[float], None] = lambda seconds: None,
+    ) -> None:
+        """`took` hears the seconds of each `ask` that was answered."""
         options: dict[str, Any] = dict(parse_url(url))
         self._connection_class: type[AbstractConnection] = options.pop("connection_class", Connection)
         # The one time limit is ours. Without a protocol and a driver to announce, connecting costs no round trip more.
@@ -37,13 +45,17 @@ class Connections:
         self._idle: list[AbstractConnection] = []
         self._free = asyncio.Semaphore(max_connections)
         self._closed = False
+        self._took = took
 
     async def ask(self, commands: Sequence[Command], patience: float = 1) -> list[Any]:
         """A reply per command, as bytes, integers, lists or None; a ResponseError where Redis refused that one.
         `patience` times the time limit. Raises Unavailable."""
         try:
             async with asyncio.timeout(self._timeout_s * patience), self._free:
-                return await self._ask(commands)
+                began = time.perf_counter()
+                replies = await self._ask(commands)
+                self._took(time.perf_counter() - began)
+                return replies
         except TimeoutError:
             raise Unavailable("the store does not answer in time; try again") from None
         except Exception as error:  # what answers may be no Redis, and then the parser raises whatever comes to it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from pydantic import Field, SecretStr
@@ -52,9 +53,11 @@ class StateSettings(HttpSettings):
     )
 
 
-def open_state(settings: StateSettings) -> MemoryState | RedisState:
+def open_state(
+    settings: StateSettings, *, breaker: Breaker | None = None, took: Callable[[float], None] = lambda seconds: None
+) -> MemoryState | RedisState:
     """With its `connections` for whoever else uses the same Redis. Connects to nothing yet: Redis may come later.
-    Raises BadInput for a URL that is none, without showing it."""
+    `took` hears the seconds of each round trip. Raises BadInput for a URL that is none, without showing it."""
     bounds = Bounds(
         session_ttl_s=settings.session_ttl_s,
         record_ttl_s=settings.record_ttl_s,
@@ -68,9 +71,9 @@ def open_state(settings: StateSettings) -> MemoryState | RedisState:
     from services.gateway.state.redis import RedisState
 
     try:
-        connections = Connections(settings.redis_url.get_secret_value(), settings.redis_timeout_ms / 1000)
+        connections = Connections(settings.redis_url.get_secret_value(), settings.redis_timeout_ms / 1000, took=took)
     except ValueError:
         raise BadInput(
             "TANDEM_REDIS_URL is not a Redis URL; write redis://[user:password@]host[:port][/db], or rediss:// for TLS"
         ) from None
-    return RedisState(guarded(connections, Breaker("the store")), bounds, tombstones)
+    return RedisState(guarded(connections, breaker or Breaker("the store")), bounds, tombstones)
