@@ -21,13 +21,14 @@ from shared.progress import progress
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pace:
-    """prompts and validate_every count prompts; warmup counts steps of `batch` prompts.
+    """prompts and validate_every count prompts; warmup counts steps of `accumulate` batches of `batch` prompts.
 
     least: the share of the learning rate that the schedule ends at. patience: validations without a better score.
     """
 
     prompts: int
     batch: int
+    accumulate: int = 1
     learning_rate: float
     warmup: int
     schedule: Literal["linear", "cosine", "constant"]
@@ -38,7 +39,11 @@ class Pace:
 
     @property
     def steps(self) -> int:
-        return -(-self.prompts // self.batch)
+        return -(-self.prompts // self.per_step)
+
+    @property
+    def per_step(self) -> int:
+        return self.batch * self.accumulate
 
 
 @dataclass(slots=True)
@@ -69,8 +74,8 @@ def descend(
 ) -> Progress:
     """Leaves the best weights by `validate` (higher is better) in place; `folder` keeps the checkpoint.
 
-    loss_at: the loss of the batch of a step from 0. resume: go on from `folder` where it holds a checkpoint of
-    the same identity, else start; a finished stage only restores its weights.
+    loss_at: the loss of a batch, from 0; a step takes `accumulate` of them. resume: go on from `folder` where it
+    holds a checkpoint of the same identity, else start; a finished stage only restores its weights.
     """
     optimizer = MasterAdamW(list(weights.values()))
     run = Progress()
@@ -83,17 +88,20 @@ def descend(
         optimizer.restore(tensors)
         best = {name[5:]: t for name, t in tensors.items() if name.startswith("best.")}
     began = time.monotonic() - run.seconds
-    with progress(what, pace.steps * pace.batch, "prompts", start=run.step * pace.batch) as advance:
+    with progress(what, pace.steps * pace.per_step, "prompts", start=run.step * pace.per_step) as advance:
         while run.step < pace.steps and run.stale < pace.patience:
-            loss = loss_at(run.step)
-            loss.backward()
+            total = 0.0
+            for piece in range(pace.accumulate):
+                loss = loss_at(run.step * pace.accumulate + piece) / pace.accumulate
+                loss.backward()
+                total += loss.item()
             rate = schedule(pace.schedule, run.step, pace.steps, pace.warmup, pace.least)
             optimizer.step(pace.learning_rate * rate, pace.clip)
-            run.loss = loss.item() if run.step == 0 else 0.95 * run.loss + 0.05 * loss.item()
+            run.loss = total if run.step == 0 else 0.95 * run.loss + 0.05 * total
             run.step += 1
-            advance(pace.batch, f"loss {run.loss:.3f}  best {run.best:.4f}")
-            done = run.step * pace.batch
-            if done // pace.validate_every > (done - pace.batch) // pace.validate_every or run.step == pace.steps:
+            advance(pace.per_step, f"loss {run.loss:.3f}  best {run.best:.4f}")
+            done = run.step * pace.per_step
+            if done // pace.validate_every > (done - pace.per_step) // pace.validate_every or run.step == pace.steps:
                 score = validate()
                 run.seconds = time.monotonic() - began
                 run.curve.append((done, score, run.loss))

@@ -61,14 +61,13 @@ class RecLLMScorer:
     def score_encoded(
         self, vectors_BD: np.ndarray, histories: Sequence[History], items: Sequence[Sequence[int]]
     ) -> list[Opinion]:
-        """Without any language model. mass: of the candidates, out of the whole catalogue."""
+        """Without any language model. The head knows items alone, so that all mass is on possible answers."""
         vectors = torch.from_numpy(vectors_BD).to(self.model.base.device)
         logits_BI = self.model.item_logits(vectors).double().cpu().numpy()
         answers = []
         for logits_I, history, listed in zip(logits_BI, histories, items, strict=True):
             logits_C = logits_I[np.asarray(listed, dtype=int) - 1]
-            mass = float(np.exp(np.logaddexp.reduce(logits_C) - np.logaddexp.reduce(logits_I)))
-            answers.append(Opinion(logits_C, mass, () if self.knows(history) else (NEWCOMER,)))
+            answers.append(Opinion(logits_C, notes=() if self.knows(history) else (NEWCOMER,)))
         return answers
 
     @property

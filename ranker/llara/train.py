@@ -81,10 +81,10 @@ def train(
     weights |= {f"projector.{n}": p for n, p in projector.named_parameters()}
     served = scorer(model, config)
 
-    def loss_at(step: int) -> Tensor:
+    def loss_at(at: int) -> Tensor:
         wrapped.train()
-        batch = slates_at(step, nexts.train, items, retriever, config)
-        return model.loss(batch, is_hybrid(config.curriculum, step, pace.steps, config.seed))
+        batch = slates_at(at, nexts.train, items, retriever, config)
+        return model.loss(batch, is_hybrid(config.curriculum, at // config.accumulate, pace.steps, config.seed))
 
     def validate() -> float:
         wrapped.eval()
@@ -121,6 +121,7 @@ def _pace(config: LLaRAConfig, rows: int) -> Pace:
     return Pace(
         prompts=config.prompts or rows,
         batch=config.batch,
+        accumulate=config.accumulate,
         learning_rate=config.learning_rate,
         warmup=config.warmup,
         schedule=config.schedule,

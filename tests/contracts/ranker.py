@@ -61,6 +61,13 @@ class RankerContract:
         [ranking] = ranker.rank([History((1, 2))], [[Candidate(3, 0.5)]])
         assert [candidate.item for candidate in ranking.candidates] == [3]
 
+    def test_a_user_without_a_history_is_ranked(self, ranker: Ranker) -> None:
+        given = self.candidates()[0]
+        for user_id in (None, "nobody knows this one"):
+            [ranking] = ranker.rank([History((), user_id)], [given])
+            assert sorted(c.item for c in ranking.candidates) == sorted(c.item for c in given)
+            assert all(math.isfinite(candidate.score) for candidate in ranking.candidates)
+
     def test_more_candidates_than_it_takes_are_refused(self, ranker: Ranker) -> None:
         many = [Candidate(item, 0.0) for item in range(1, ranker.max_candidates + 2)]
         with pytest.raises(BadInput, match=str(ranker.max_candidates)):

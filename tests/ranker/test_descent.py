@@ -87,3 +87,25 @@ def test_another_identity_is_refused(tmp_path: Path) -> None:
     Toy().descend(tmp_path / "run")
     with pytest.raises(BadInput, match="another config"):
         descend("toy", Toy().weights, PACE, Toy().loss, Toy().score, tmp_path / "run", {"config": 2}, True)
+
+
+def test_accumulated_batches_make_one_step_of_their_mean(tmp_path: Path) -> None:
+    """Three batches of fixed losses, against one batch of their mean."""
+    targets = torch.tensor([[1.0, 0.0, 2.0], [3.0, -1.0, 0.0], [0.0, 4.0, 1.0]])
+    found = []
+    for accumulate in (3, 1):
+        toy = Toy()
+        asked: list[int] = []
+
+        def loss(at: int, toy: Toy = toy, asked: list[int] = asked, together: bool = accumulate == 1) -> Tensor:
+            asked.append(at)
+            each = ((toy.weights["w"] - targets) ** 2).sum(1)
+            return each.mean() if together else each[at % 3]
+
+        toy.loss = loss  # type: ignore[method-assign]
+        pace = replace(PACE, batch=6 // accumulate, accumulate=accumulate)
+        run = toy.descend(tmp_path / str(accumulate), pace)
+        assert asked == list(range(8 * accumulate))
+        assert run.curve[-1][0] == 48
+        found.append(toy.weights["w"].detach())
+    assert torch.allclose(found[0], found[1], atol=1e-6)
