@@ -67,15 +67,19 @@ class Trial:
 
 def run(settings: Settings, said: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
     """The report: every trial, the medians of each variant, and each gateway beside the bare route."""
-    with _servers(settings) as servers:
+    with servers(settings) as running:
         for variant in VARIANTS:
-            _closed(settings, variant, servers, seconds=min(1.0, settings.seconds))
-        rates = _rates(settings, servers)
+            _closed(settings, variant, running, seconds=min(1.0, settings.seconds))
+        rates = _rates(settings, running)
         trials = []
         for number in range(settings.rounds):
             for variant in VARIANTS if number % 2 == 0 else VARIANTS[::-1]:
-                trials.append(_trial(settings, number, variant, servers, rates[variant.asked]))
+                trials.append(_trial(settings, number, variant, running, rates[variant.asked]))
                 said(_line(trials[-1]))
+    return report_of(settings, rates, trials)
+
+
+def report_of(settings: Settings, rates: Mapping[str, float], trials: list[Trial]) -> dict[str, Any]:
     return {
         "settings": asdict(settings),
         "machine": machine(),
@@ -97,7 +101,7 @@ def history(n: int) -> list[str]:
 
 
 @contextmanager
-def _servers(settings: Settings) -> Iterator[Mapping[str, Server]]:
+def servers(settings: Settings) -> Iterator[Mapping[str, Server]]:
     """All of them run all the time; who is not asked only waits."""
     kept = {"TANDEM_CACHE_FRESH_S": CACHED_FOR_S}
     with ExitStack() as stack:

@@ -10,6 +10,7 @@ import logging
 import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, BinaryIO
 
 import orjson
@@ -128,8 +129,12 @@ def hashed(user_id: str | None, salt: str) -> str | None:
     """16 hex digits that stand for one user in the logs."""
     if user_id is None:
         return None
-    key = hashlib.sha256(salt.encode()).digest()
-    return hashlib.blake2b(user_id.encode(errors="replace"), key=key, digest_size=8).hexdigest()
+    return hashlib.blake2b(user_id.encode(errors="replace"), key=_key(salt), digest_size=8).hexdigest()
+
+
+@lru_cache(maxsize=4)
+def _key(salt: str) -> bytes:
+    return hashlib.sha256(salt.encode()).digest()
 
 
 def _of_request(logger: Any, method: str, event: EventDict) -> EventDict:

@@ -15,6 +15,8 @@ def merged(base: Sequence[str] | None, stored: Sequence[Stored]) -> tuple[tuple[
     item of a later part takes its last occurrence out of the earlier ones, so that no event counts twice. What the
     data folder says stays whole, or is left out where the user was erased.
     """
+    if base is None and len(stored) == 1:
+        return stored[0].items, stored[0].seen
     items: list[str] = []
     for one in stored:
         items = _without_last(items, one.items) + list(one.items) if items else list(one.items)

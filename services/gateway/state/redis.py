@@ -18,6 +18,7 @@ from services.gateway.state.bounds import Bounds
 from services.gateway.state.connections import Connections
 from services.gateway.state.item_states import DEFAULT, dumped, parsed, too_many
 from services.gateway.state.scripts import APPEND, ITEMS, READ, SET_ITEM, Command
+from services.gateway.state.together import Together
 from services.gateway.state.tombstones import Tombstones
 from shared.errors import BadAnswer, Unavailable
 from shared.wire import Event, ItemState
@@ -46,6 +47,7 @@ class RedisState:
         self.connections = connections
         self._bounds = bounds or Bounds()
         self._tombstones = tombstones or Tombstones()
+        self._records = Together(connections.ask)
         self._known: dict[str, ItemStates] = {}
         self._fetching: dict[str, asyncio.Task[ItemStates]] = {}
 
@@ -158,7 +160,8 @@ class RedisState:
         """Without the user, who may be erased."""
         value = json.dumps({"items": record.item_ids, "ranker": record.ranker, "rung": record.rung})
         key = keys.record(tenant, record.recommendation_id)
-        _none_refused(await self.connections.ask([("SET", key, value, "PX", _ms(self._bounds.record_ttl_s))]))
+        # One for each answer that is given, and nobody waits for it.
+        _none_refused([await self._records.send(("SET", key, value, "PX", _ms(self._bounds.record_ttl_s)))])
 
     async def aclose(self) -> None:
         fetching = list(self._fetching.values())
