@@ -14,7 +14,7 @@ class DIN(Behaviour):
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)
-        self.items = item_table(sizes, std=0.1)
+        self.items = item_table(sizes, std=0.01)
         self.activation = nn.Sequential(nn.Linear(4 * sizes.width, 80), nn.PReLU(), nn.Linear(80, 1))
         self.head = nn.Sequential(
             nn.Linear(3 * sizes.width, 80), nn.PReLU(), nn.Linear(80, 40), nn.PReLU(), nn.Linear(40, 1)

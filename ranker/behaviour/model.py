@@ -60,6 +60,10 @@ class Behaviour(nn.Module):
     def knows_users(self, users_B: Tensor, histories_BL: Tensor) -> Tensor:
         return self.known_items_V[histories_BL].any(-1) if self.by_history else self.known_users_U[users_B]
 
+    @torch.no_grad()
+    def known_item_vectors(self) -> Tensor:
+        return self.item_vectors(torch.nonzero(self.known_items_V)[:, 0])
+
     def item_vectors(self, items_N: Tensor) -> Tensor:
         raise NotImplementedError
 

@@ -18,7 +18,7 @@ from ranker.behaviour.model import Behaviour
 from ranker.collm.prompt import Features, PairPrompts
 from ranker.engines.soft import batched, branch_states, last_states
 from ranker.packed import Group
-from ranker.projector import Projector
+from ranker.projector import Projector, unit_scale
 from ranker.splice import Fill, nothing
 from shared.data.pairs import Pairs, left_padded, real
 
@@ -37,7 +37,8 @@ class Asked:
 
 def mapping(behaviour: Behaviour, hidden: int) -> Projector:
     """One for users and items alike (equation 4)."""
-    return Projector(behaviour.sizes.width, INNER * behaviour.sizes.width, hidden, "relu")
+    scale = unit_scale(behaviour.known_item_vectors())
+    return Projector(behaviour.sizes.width, INNER * behaviour.sizes.width, hidden, "relu", scale)
 
 
 class CoLLM:

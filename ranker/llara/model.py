@@ -17,12 +17,12 @@ from ranker.engines.soft import batched, branch_log_likelihoods, last_states, st
 from ranker.llara.batches import Slate
 from ranker.llara.prompt import HybridPrompts
 from ranker.packed import Group
-from ranker.projector import Projector
+from ranker.projector import Projector, unit_scale
 
 
 def sr2llm(behaviour: Behaviour, hidden: int) -> Projector:
     """Section 3.2: two layers, GELU, as wide inside as the language model."""
-    return Projector(behaviour.sizes.width, hidden, hidden, "gelu")
+    return Projector(behaviour.sizes.width, hidden, hidden, "gelu", unit_scale(behaviour.known_item_vectors()))
 
 
 class LLaRA:

@@ -30,8 +30,9 @@ def test_the_mapping_is_a_two_layer_network_ten_times_as_wide_inside() -> None:
     torch.manual_seed(0)
     mapped = mapping(made.behaviour("mf"), 12).double().requires_grad_(False)
     x_D = torch.randn(8, dtype=torch.float64)
+    scaled_D = x_D * float(mapped.scale)
     assert mapped.up.weight.shape == (80, 8)
-    inner = [max(0.0, float(row @ x_D + bias)) for row, bias in zip(mapped.up.weight, mapped.up.bias, strict=True)]
+    inner = [max(0.0, float(row @ scaled_D + bias)) for row, bias in zip(mapped.up.weight, mapped.up.bias, strict=True)]
     inner_D = torch.tensor(inner, dtype=torch.float64)
     expected = [float(row @ inner_D + bias) for row, bias in zip(mapped.down.weight, mapped.down.bias, strict=True)]
     np.testing.assert_allclose(mapped(x_D).numpy(), expected, atol=1e-12)

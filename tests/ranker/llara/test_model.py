@@ -33,7 +33,7 @@ class Slow:
 
     def soft(self, item: int) -> Tensor:
         projector = copy.deepcopy(self.model.projector).double()
-        vector_d = self.model.behaviour.item_vectors(torch.tensor([item]))[0].double()
+        vector_d = self.model.behaviour.item_vectors(torch.tensor([item]))[0].double() * projector.scale
         inner = [self.gelu(float(x)) for x in projector.up.weight @ vector_d + projector.up.bias]
         return projector.down.weight @ torch.tensor(inner, dtype=torch.float64) + projector.down.bias
 
