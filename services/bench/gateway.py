@@ -55,12 +55,14 @@ VARIANTS = tuple(Variant(subject, asked) for asked in ("stored", "sent") for sub
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One variant in one round. cpu_us: of the server, for one request of the closed loop."""
+    """One variant in one round. cpu_us: of the server, for one request of the closed loop.  rate: of the open one, a
+    second."""
 
     variant: str
     round: int
     closed: Measured
     cpu_us: float
+    rate: float
     open: Measured
     load_average: float
 
@@ -70,20 +72,18 @@ def run(settings: Settings, said: Callable[[str], None] = lambda line: None) -> 
     with servers(settings) as running:
         for variant in VARIANTS:
             _closed(settings, variant, running, seconds=min(1.0, settings.seconds))
-        rates = _rates(settings, running)
         trials = []
         for number in range(settings.rounds):
-            for variant in VARIANTS if number % 2 == 0 else VARIANTS[::-1]:
-                trials.append(_trial(settings, number, variant, running, rates[variant.asked]))
-                said(_line(trials[-1]))
-    return report_of(settings, rates, trials)
+            for trial in _round(settings, number, running):
+                trials.append(trial)
+                said(_line(trial))
+    return report_of(settings, trials)
 
 
-def report_of(settings: Settings, rates: Mapping[str, float], trials: list[Trial]) -> dict[str, Any]:
+def report_of(settings: Settings, trials: list[Trial]) -> dict[str, Any]:
     return {
         "settings": asdict(settings),
         "machine": machine(),
-        "offered_per_second": rates,
         "variants": {variant.name: _medians(trials, variant) for variant in VARIANTS},
         "beside_bare": {variant.name: _beside(trials, variant) for variant in VARIANTS if variant != variant.bare},
         "trials": [asdict(trial) for trial in trials],
@@ -128,21 +128,17 @@ def _fill(settings: Settings, gateway: Server) -> None:
             gateway.post(PATH, body)
 
 
-def _rates(settings: Settings, servers: Mapping[str, Server]) -> dict[str, float]:
-    """Per second, by what is asked: the share `load` of what the slowest gateway does, for all variants the same."""
-    rates = {}
-    for asked in ("stored", "sent"):
-        slowest = min(
-            _closed(settings, Variant(subject, asked), servers)[0].per_second for subject in ("memory", "redis")
-        )
-        rates[asked] = round(slowest * settings.load, 1)
-    return rates
-
-
-def _trial(settings: Settings, number: int, variant: Variant, servers: Mapping[str, Server], rate: float) -> Trial:
-    closed, cpu_us = _closed(settings, variant, servers)
-    opened = measure(_plan(settings, variant, servers, settings.seconds, rate, seed=number))
-    return Trial(variant.name, number, closed, cpu_us, opened, load_average())
+def _round(settings: Settings, number: int, running: Mapping[str, Server]) -> Iterator[Trial]:
+    """First the throughput of all, then the latency of all at the share `load` of what the slowest gateway just did: on
+    a machine that others use as well, half of an earlier round's throughput may be too much for this one."""
+    order = VARIANTS if number % 2 == 0 else VARIANTS[::-1]
+    closed = {variant: _closed(settings, variant, running) for variant in order}
+    for variant in order:
+        gateways = [found for one, (found, _) in closed.items() if one.asked == variant.asked and one != one.bare]
+        rate = settings.load * min(found.per_second for found in gateways)
+        opened = measure(_plan(settings, variant, running, settings.seconds, rate, seed=number))
+        found, cpu_us = closed[variant]
+        yield Trial(variant.name, number, found, cpu_us, round(rate, 1), opened, load_average())
 
 
 def _closed(

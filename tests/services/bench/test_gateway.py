@@ -23,7 +23,7 @@ def measured(per_second: float, p99_ms: float) -> Measured:
 
 def trial(variant: Variant, number: int, per_second: float, p99_ms: float) -> Trial:
     one = measured(per_second, p99_ms)
-    return Trial(variant.name, number, one, 1e6 / per_second, one, load_average=0.0)
+    return Trial(variant.name, number, one, 1e6 / per_second, 1.0, one, load_average=0.0)
 
 
 def trials(speeds: tuple[float, ...]) -> list[Trial]:
@@ -37,13 +37,13 @@ def trials(speeds: tuple[float, ...]) -> list[Trial]:
 
 def test_a_machine_that_slows_down_changes_no_ratio() -> None:
     for rounds in ((1000.0, 1000.0, 1000.0), (1000.0, 10.0, 300.0)):
-        report = report_of(SETTINGS, {}, trials(rounds))
+        report = report_of(SETTINGS, trials(rounds))
         assert {one["throughput_ratio"] for one in report["beside_bare"].values()} == {0.5}
         assert {one["added_p99_ms"] for one in report["beside_bare"].values()} == {3.0}
 
 
 def test_the_bare_route_is_compared_with_nothing() -> None:
-    report = report_of(SETTINGS, {}, trials((1.0,)))
+    report = report_of(SETTINGS, trials((1.0,)))
     assert set(report["beside_bare"]) == {"memory, stored", "redis, stored", "memory, sent", "redis, sent"}
 
 
@@ -54,7 +54,7 @@ def test_stored_and_sent_histories_are_the_same() -> None:
 
 
 def test_the_report_is_json_and_can_be_drawn(tmp_path: Path) -> None:
-    report = json.loads(json.dumps(report_of(SETTINGS, {"stored": 1.0}, trials((1.0, 2.0)))))
+    report = json.loads(json.dumps(report_of(SETTINGS, trials((1.0, 2.0)))))
     plots.gateway(report, tmp_path / "folder" / "gateway.png")
     assert (tmp_path / "folder" / "gateway.png").stat().st_size > 10_000
 
