@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from services.commands.keys import Revoke, run
 from services.gateway.settings import GatewaySettings
 from services.http.health import PROBES
 from tests.redis_server import RedisServer
@@ -80,6 +81,18 @@ async def test_a_key_opens_what_its_scopes_say_and_nothing_else(file: Path) -> N
             assert one.needs in ALL
             assert (await ask(http, one, others[one.needs])).status_code == 403, one
             assert (await ask(http, one, only[one.needs])).status_code not in (401, 403), one
+
+
+async def test_keys_rotate_while_the_gateway_serves(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.http.keys.RECHECK_S", 0)
+    old = added(file)
+    statuses = []
+    async with gateway(file) as http:
+        new = added(file)
+        statuses += [(await http.get("/models", headers=sent(key))).status_code for key in (old, new)]
+        run(Revoke(id=old.split("_")[1], file=file))
+        statuses += [(await http.get("/models", headers=sent(key))).status_code for key in (old, new)]
+    assert statuses == [200, 200, 401, 200]
 
 
 @pytest.fixture(scope="module")
