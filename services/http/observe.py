@@ -18,12 +18,10 @@ from services.http.health import ALWAYS
 from services.http.logs import LINE, note
 from services.http.problems import REQUEST_ID, of_crash
 
-__all__ = ["ARRIVED", "HEADER", "Observe", "note"]
+__all__ = ["HEADER", "Observe", "note"]
 
 HEADER = "X-Request-Id"
 SENT = HEADER.lower().encode()
-ARRIVED = "tandem.arrived"
-"""Where the time of arrival stands in an ASGI scope, on the monotonic clock."""
 SANE = re.compile(rb"[A-Za-z0-9_.:/+=@-]{1,128}")
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 CLIENT_LEFT = 499
@@ -55,7 +53,7 @@ class Observe:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        began = scope[ARRIVED] = time.monotonic()
+        began = time.monotonic()
         request_id = scope[REQUEST_ID] = _request_id(scope)
         line: dict[str, Any] = {"request_id": request_id}
         token = LINE.set(line)
