@@ -19,7 +19,7 @@ from shared.candidate import Candidate
 from shared.catalog import Catalog
 from shared.errors import BadArtifact
 from shared.history import History
-from shared.protocols import Retriever
+from shared.protocols import ServedRetriever
 
 WEIGHTS, POPULARITY = "lrurec.safetensors", "popularity.safetensors"
 ENCODE_BATCH = 256
@@ -66,7 +66,7 @@ class LRURecRetriever:
 class LoadedRetriever:
     manifest: Manifest
     retriever: LRURecRetriever
-    popularity: Retriever
+    popularity: ServedRetriever
 
 
 def build_index(model: LRURec) -> ItemIndex:

@@ -18,7 +18,7 @@ from services.retrieval.service import RetrievalService
 from shared.artifact import MANIFEST, Manifest
 from shared.catalog import Catalog
 from shared.errors import BadInput
-from shared.protocols import Retriever
+from shared.protocols import ServedRetriever
 from shared.wire import ModelCard, RankerName
 
 SERVED_AS = {"cllm4rec": "recllm"}
@@ -27,8 +27,8 @@ SERVED_AS = {"cllm4rec": "recllm"}
 
 class FirstStage(NamedTuple):
     manifest: Manifest
-    retriever: Retriever
-    popularity: Retriever
+    retriever: ServedRetriever
+    popularity: ServedRetriever
 
 
 def first_stage(folder: Path, catalog: Catalog, device: str = "auto") -> FirstStage:

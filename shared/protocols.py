@@ -23,6 +23,11 @@ class Retriever(Protocol):
         """
         ...
 
+
+@runtime_checkable
+class ServedRetriever(Retriever, Protocol):
+    """What a service needs beside: the scores of given items, and their vectors."""
+
     def score(self, histories: Sequence[History], items: Sequence[Sequence[int]]) -> list[list[Candidate]]:
         """The given items of each history, best first, with the scores that `retrieve` would have given them."""
         ...

@@ -30,7 +30,7 @@ class HttpSettings(BaseSettings):
     max_waiting: int = Field(
         default=128, ge=0, description="Requests waiting; one more is refused at once with 503 and Retry-After."
     )
-    max_wait_ms: float = Field(default=50, ge=0, description="A longer wait is a 503 as well. Milliseconds.")
+    max_wait_ms: float = Field(default=20, ge=0, description="A longer wait is a 503 as well. Milliseconds.")
     internal_secret: SecretStr | None = Field(
         default=None,
         description="Signs what a gateway asks the inner services, which then answer nobody else. At least 32 "

@@ -14,7 +14,7 @@ from shared.catalog import Catalog, Item
 from shared.deadline import Deadline
 from shared.errors import BadAnswer, DeadlineExceeded
 from shared.history import History
-from shared.protocols import Retriever
+from shared.protocols import ServedRetriever
 from shared.wire import (
     ItemAnswer,
     ItemMetadata,
@@ -40,7 +40,9 @@ class RetrievalService:
     The gateway's RetrievalPort when both live in one process.
     """
 
-    def __init__(self, catalog: Catalog, retriever: Retriever, popularity: Retriever, card: ModelCard) -> None:
+    def __init__(
+        self, catalog: Catalog, retriever: ServedRetriever, popularity: ServedRetriever, card: ModelCard
+    ) -> None:
         self._catalog = catalog
         self._retriever = retriever
         self._popularity = popularity
@@ -128,7 +130,7 @@ class RetrievalService:
         unknown: Iterable[str],
         began: float,
         metadata: bool,
-        vectors_of: Retriever | None = None,
+        vectors_of: ServedRetriever | None = None,
     ) -> RetrieveAnswer:
         if not all(math.isfinite(candidate.score) for candidate in found):
             raise BadAnswer(f"{self._card.name} scored an item with NaN or infinity")
