@@ -3,13 +3,14 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: demo test test-real check clean help
+.PHONY: demo test test-real check bench clean help
 
 help:
 	@echo "make demo         a real recommendation on MovieLens, then a server; ARGS=--once to exit instead"
 	@echo "make test         install what the tests need and run them"
 	@echo "make test-real    the slower tests over real parts: weights, artifacts, processes"
 	@echo "make check        ruff, mypy, import-linter"
+	@echo "make bench        the gateway beside a bare route, in one run: six minutes"
 
 demo: .venv/models
 	$(BIN)/tandem demo $(ARGS)
@@ -25,6 +26,9 @@ check: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+bench: .venv/dev
+	$(BIN)/tandem bench gateway $(ARGS)
 
 clean:
 	rm -rf .venv build *.egg-info
