@@ -1,21 +1,30 @@
-"""One worker thread owns the models, behind a bounded queue; what waits for the same model runs as one batch."""
+"""One worker thread owns the models, behind a bounded queue; what waits for the same model runs as one batch.
+
+A job is let in only where what is ahead of it leaves time for it. Without that, an overloaded queue fills up to where
+the most urgent job is always the one that is nearly too late, and the model works for nobody (docs/log.md).
+"""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import structlog
 
+from services.ranking.pace import Pace
 from shared.candidate import Candidate, Ranking
 from shared.deadline import Deadline
 from shared.errors import BadAnswer, DeadlineExceeded, Overloaded, TandemError, Unavailable
 from shared.history import History
 from shared.protocols import Ranker
+
+PLANNED = 0.8
+"""The share of the time left that is planned with: the rest is for the way back, and for what takes longer."""
 
 log = structlog.get_logger()
 
@@ -60,8 +69,9 @@ class Batcher:
         self._count = count
         self._ran = ran
         self._waiting: list[Job] = []
-        self._seconds_each: dict[Ranker, float] = {}
-        """Of the latest batch of each model, divided by its members."""
+        self._paces: defaultdict[Ranker, Pace] = defaultdict(Pace)
+        self._busy_until = 0.0
+        """When the batch that runs will be done, by its pace; 0 where none runs."""
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="ranking", daemon=True)
@@ -79,8 +89,8 @@ class Batcher:
     async def rank(
         self, ranker: Ranker, history: History, candidates: Sequence[Candidate], deadline: Deadline
     ) -> Ranked:
-        """Raises Overloaded at once when the queue is full, DeadlineExceeded for work that came too late,
-        BadAnswer when the model fails on this very request."""
+        """Raises Overloaded at once when the queue is full or leaves no time, DeadlineExceeded for work that came too
+        late, BadAnswer when the model fails on this very request."""
         job = Job(ranker, history, candidates, deadline)
         self._put(job)
         return await asyncio.wrap_future(job.done)
@@ -101,8 +111,27 @@ class Batcher:
             if len(self._waiting) >= self._max_queue:
                 self._count("refused")
                 raise Overloaded(f"{len(self._waiting)} requests wait for the ranker, which is the bound")
+            needed_s, left_s = self._needed_s(job), job.deadline.remaining_s()
+            if needed_s > PLANNED * left_s:
+                self._count("refused")
+                times = f"it would take {needed_s * 1000:.0f} ms, and {left_s * 1000:.0f} ms are left"
+                raise Overloaded(f"with {len(self._waiting)} requests waiting for the ranker {times}", needed_s)
             self._waiting.append(job)
             self._changed.notify()
+
+    def _needed_s(self, job: Job) -> float:
+        """With the batch that runs and all that is more urgent. 0 for a job that finds nobody: it is always tried, so
+        that a pace that was wrong is corrected."""
+        if not self._waiting and not self._busy_until:
+            return 0.0
+        ahead = Counter([job.ranker])
+        ahead.update(
+            other.ranker
+            for other in self._waiting
+            if other.deadline.at <= job.deadline.at and not other.done.cancelled()
+        )
+        running_s = max(0.0, self._busy_until - time.perf_counter())
+        return running_s + sum(self._paces[ranker].of_queue(jobs, self._max_batch) for ranker, jobs in ahead.items())
 
     def _work(self) -> None:
         batch: list[Job] = []
@@ -119,9 +148,11 @@ class Batcher:
     def _take(self) -> list[Job]:
         """The most urgent live jobs that share a model, now running; empty only when closed."""
         with self._changed:
+            self._busy_until = 0.0
             while not self._closed:
                 self._drop_dead()
                 if batch := self._next_batch():
+                    self._busy_until = time.perf_counter() + self._paces[batch[0].ranker].of(len(batch))
                     return batch
                 if not self._waiting:
                     self._changed.wait()
@@ -131,6 +162,8 @@ class Batcher:
         if not self._waiting:
             return []
         self._waiting.sort(key=lambda job: job.deadline.at)
+        while len(self._waiting) > 1 and self._is_too_late(self._waiting[0]):
+            self._refuse(self._waiting.pop(0), DeadlineExceeded("too little time is left to rank"), "expired")
         first = self._waiting[0]
         batch = [job for job in self._waiting if job.ranker is first.ranker][: self._fitting(first)]
         self._waiting = [job for job in self._waiting if job not in batch]
@@ -138,9 +171,11 @@ class Batcher:
 
     def _fitting(self, first: Job) -> int:
         """Where a batch takes as long as its members one by one, as on a CPU, a full one would make all late."""
-        seconds = self._seconds_each.get(first.ranker, 0.0)
-        in_time = int(first.deadline.remaining_s() / seconds) if seconds else self._max_batch
-        return max(1, min(in_time, self._max_batch))
+        pace, left_s = self._paces[first.ranker], first.deadline.remaining_s()
+        return next((size for size in range(self._max_batch, 1, -1) if pace.of(size) <= left_s), 1)
+
+    def _is_too_late(self, job: Job) -> bool:
+        return self._paces[job.ranker].of(1) > job.deadline.remaining_s()
 
     def _starts(self, job: Job) -> bool:
         """False for one that was abandoned just now."""
@@ -170,7 +205,7 @@ class Batcher:
             self._fail(batch, error)
             return
         rank_ms = (time.perf_counter() - began) * 1000
-        self._seconds_each[batch[0].ranker] = rank_ms / 1000 / len(batch)
+        self._paces[batch[0].ranker].saw(len(batch), rank_ms / 1000)
         self._ran([began - job.arrived for job in batch], rank_ms / 1000)
         for job, ranking in zip(batch, rankings, strict=True):
             self._count("ranked")

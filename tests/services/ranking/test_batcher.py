@@ -117,6 +117,58 @@ async def test_a_batch_is_no_larger_than_its_most_urgent_member_can_wait_for() -
         assert max(ranker.batches) <= 3
 
 
+async def test_who_would_be_late_behind_the_others_is_refused_at_once() -> None:
+    with bench(max_batch=1) as one:
+        ranker = FakeRanker(seconds=0.2)
+        await one.ask(0, ranker)
+        asked = [one.ask(item, ranker, ms=900) for item in range(10)]
+        await asyncio.sleep(0.05)
+        refused = [task for task in asked if task.done()]
+        assert len(refused) >= 6
+        for task in refused:
+            with pytest.raises(Overloaded, match="requests waiting for the ranker"):
+                await task
+        assert one.ends["refused"] == len(refused)
+        await asyncio.gather(*asked, return_exceptions=True)
+        assert one.ends["ranked"] >= 3
+
+
+async def test_who_is_more_urgent_only_waits_for_what_runs() -> None:
+    with bench(max_batch=1) as one:
+        ranker = FakeRanker(seconds=0.1)
+        await one.ask(0, ranker)
+        waiting = [one.ask(item, ranker, ms=20_000) for item in range(1, 6)]
+        await asyncio.sleep(0)
+        urgent = await one.ask(9, ranker, ms=500)
+        assert urgent.queue_ms < 400
+        await asyncio.gather(*waiting)
+
+
+async def test_who_finds_nobody_is_tried_even_where_it_took_longer_before() -> None:
+    with bench() as one:
+        ranker = FakeRanker(seconds=0.4)
+        await one.ask(0, ranker)
+        ranker.seconds = 0.0
+        await asyncio.sleep(0.01)
+        await one.ask(1, ranker, ms=200)
+        assert one.ends["ranked"] == 2
+
+
+async def test_far_too_many_requests_leave_the_model_as_much_to_do_as_it_can() -> None:
+    """An open loop at ten times what the model does: those who are let in are in time."""
+    seconds, budget_ms = 0.02, 400.0
+    with bench(max_batch=1) as one:
+        ranker = FakeRanker(seconds=seconds)
+        asked = []
+        for item in range(1000):
+            asked.append(one.ask(item, ranker, ms=budget_ms))
+            await asyncio.sleep(seconds / 10)
+        done = await asyncio.gather(*asked, return_exceptions=True)
+        in_time = [one for one in done if isinstance(one, Ranked) and one.queue_ms + one.rank_ms <= budget_ms]
+        assert len(in_time) >= 0.9 * len(ranker.batches)
+        assert {type(one) for one in done} <= {Ranked, Overloaded, DeadlineExceeded}
+
+
 async def test_a_full_queue_refuses_at_once() -> None:
     with bench(max_queue=2) as one:
         await one.hold()
