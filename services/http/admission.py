@@ -1,4 +1,5 @@
-"""Admission first: a bound of requests in flight, a short queue before it, and beyond that a refusal at once."""
+"""Admission first: a bound of requests in flight, lower while the process cannot keep up; a short queue before it, and
+beyond that a refusal at once."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from services.http.health import ALWAYS
 from services.http.problems import MEDIA_TYPE, REQUEST_ID, document_of
+from services.http.pulse import Pulse
 from shared.errors import Overloaded
 
 REFUSED = "tandem.refused"
@@ -25,18 +27,21 @@ log = structlog.get_logger()
 class Admission:
     def __init__(self, app: ASGIApp, max_concurrency: int, max_waiting: int, max_wait_ms: float) -> None:
         self.app = app
-        self.free = max_concurrency
+        self.pulse = Pulse(max_concurrency)
         self.max_waiting = max_waiting
         self.max_wait_s = max_wait_ms / 1000
         self.waiting: deque[asyncio.Future[bool]] = deque()
-        self._refusal = _Refusal(max_concurrency)
+        self._refusal = _Refusal()
+
+    @property
+    def free(self) -> int:
+        """Places that are free now."""
+        return max(0, self.pulse.limit - self.pulse.inside)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["path"] in ALWAYS:
             return await self.app(scope, receive, send)
-        if self.free > 0:
-            self.free -= 1
-        elif not await self._turn():
+        if not self.pulse.enter() and not await self._turn():
             return await self._refusal(scope, receive, send)
         try:
             await self.app(scope, receive, send)
@@ -68,20 +73,20 @@ class Admission:
             turn.set_result(False)
 
     def _leave(self) -> None:
-        """Hands the place to who waits longest."""
-        while self.waiting:
+        """Hands the place to who waits longest, unless there is one place fewer by now."""
+        while self.waiting and self.pulse.inside <= self.pulse.limit:
             turn = self.waiting.popleft()
             if not turn.done():
                 turn.set_result(True)
                 return
-        self.free += 1
+        self.pulse.inside -= 1
 
 
 class _Refusal:
     """One answer for all, but for the request id: under overload a refusal must cost next to nothing."""
 
-    def __init__(self, bound: int) -> None:
-        error = Overloaded(f"{bound} requests are in flight, which is the bound; try again")
+    def __init__(self) -> None:
+        error = Overloaded("more requests are in flight than can be answered in time; try again")
         self._template = json.dumps(document_of(error, "%s")).encode()
         self._headers = [(b"content-type", MEDIA_TYPE.encode()), (b"retry-after", b"1")]
         self._untold = 0
