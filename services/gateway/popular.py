@@ -10,10 +10,11 @@ import structlog
 from pydantic import ValidationError
 
 from services.gateway.ports import RetrievalPort
+from services.gateway.ranked import RankedList
 from shared.artifact import write_text
 from shared.deadline import Deadline
 from shared.errors import BadInput
-from shared.wire import RetrieveAnswer
+from shared.wire import RetrieveAnswer, Rung
 
 KEPT = 2_000
 """More than the largest answer, so that there is something left after the exclusions."""
@@ -30,6 +31,7 @@ class Popular:
         self._file = file
         self.latest: RetrieveAnswer | None = None
         self.static = _read(file) if file else None
+        self._list: RankedList | None = None
 
     async def refresh(self) -> bool:
         """Whether there is a fresh list; the old one stays where there is none."""
@@ -41,6 +43,14 @@ class Popular:
             return False
         self._keep(self.latest)
         return True
+
+    def list(self) -> RankedList | None:
+        """The better of the two; put in order once."""
+        found = self.latest or self.static
+        if found is not None and (self._list is None or self._list.found is not found):
+            rung: Rung = "popularity" if self.latest else "static"
+            self._list = RankedList(found=found, rung=rung, asked=len(found.items))
+        return self._list
 
     def why_not_ready(self) -> str | None:
         """The gateway is ready once it can answer whatever breaks."""

@@ -153,17 +153,16 @@ class Recommender:
     ) -> list[Placed]:
         """What everybody likes, for places that are still free. Retrieval leaves none of it out by itself, but what has
         a wanted category only by its state."""
-        list_ = self._popular.latest or self._popular.static
-        if list_ is None or list_.catalog != made.found.catalog:
+        popular = self._popular.list()
+        if popular is None or popular.found.catalog != made.found.catalog:
             return []
         had = {one.item.item_id for one in order}
-        rest = [item for item in list_.items if item.item_id not in had and fits(item)]
-        states = [person.states.of(item.item_id) for item in rest]
+        rest = [one for one in popular.by_retriever if one.item.item_id not in had and fits(one.item)]
+        states = [person.states.of(one.item.item_id) for one in rest]
         if any(state is None or state.categories is None for state in states):
             left_out = f"{made.found.model} found {len(made.found.items)} of {made.asked} items, and there are more"
             course.degrade("retrieval_unavailable", BadAnswer(left_out))
-        source = Source.POPULARITY if self._popular.latest else Source.STATIC
-        return [Placed(item, item.score, source) for item in rest]
+        return rest
 
     async def _promotable(
         self, course: Course, request: RecommendRequest, person: Person, fits: Allowed, order: Sequence[Placed]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Generator, Sequence
 from typing import TypeVar
 from urllib.parse import quote
@@ -33,6 +34,13 @@ from shared.wire import (
 
 log = structlog.get_logger()
 Answer = TypeVar("Answer", bound=BaseModel)
+RETRIEVAL_AT_ONCE = 16
+RANKING_AT_ONCE = 64
+"""Calls to one service at once. More would not be answered sooner, and httpcore's pool takes time with the square of
+its connections: with a hundred of them, half of all that the gateway does.
+"""
+MAX_WAIT_S = 0.03
+"""For one of these places. Who waits longer goes without: a queue here would use up the budget of everybody in it."""
 KEEPALIVE_S = 4.0
 """Shorter than the servers' own, so that no request goes into a connection that is just being closed."""
 
@@ -40,9 +48,8 @@ KEEPALIVE_S = 4.0
 def client(
     base_url: str, secrets: Sequence[bytes] = (), transport: httpx.AsyncBaseTransport | None = None
 ) -> httpx.AsyncClient:
-    """Signs with the first of the secrets. Without a bound of its own: requests in flight are bounded at the door, and
-    httpcore 1.0.9 loses a connection for good when a request is cancelled while it waits for one (encode/httpcore
-    issue 1093)."""
+    """Signs with the first of the secrets. Without a bound of its own: Remote bounds its calls, and httpcore 1.0.9
+    loses a connection for good when a request is cancelled while it waits for one (encode/httpcore issue 1093)."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE_S)
     auth = Signature(secrets[0]) if secrets else None
     return httpx.AsyncClient(base_url=base_url, limits=limits, trust_env=False, auth=auth, transport=transport)
@@ -63,14 +70,28 @@ class Signature(httpx.Auth):
 class Remote:
     """One inner service. `name` stands in the messages."""
 
-    def __init__(self, name: str, client: httpx.AsyncClient) -> None:
+    def __init__(self, name: str, client: httpx.AsyncClient, at_once: int) -> None:
         self._name = name
         self._client = client
+        self._free = asyncio.Semaphore(at_once)
 
     async def models(self, deadline: Deadline) -> ModelList:
         return await self._call("GET", "/models", None, ModelList, deadline)
 
     async def _call(
+        self, method: str, path: str, body: BaseModel | None, answer: type[Answer], deadline: Deadline
+    ) -> Answer:
+        try:
+            async with asyncio.timeout(MAX_WAIT_S):
+                await self._free.acquire()
+        except TimeoutError:
+            raise Overloaded(f"too many calls to the {self._name} service are under way") from None
+        try:
+            return await self._call_now(method, path, body, answer, deadline)
+        finally:
+            self._free.release()
+
+    async def _call_now(
         self, method: str, path: str, body: BaseModel | None, answer: type[Answer], deadline: Deadline
     ) -> Answer:
         if deadline.expired:
@@ -117,7 +138,7 @@ class Remote:
 
 class RemoteRetrieval(Remote):
     def __init__(self, client: httpx.AsyncClient) -> None:
-        super().__init__("retrieval", client)
+        super().__init__("retrieval", client, RETRIEVAL_AT_ONCE)
 
     async def retrieve(self, request: RetrieveRequest, deadline: Deadline) -> RetrieveAnswer:
         return await self._call("POST", "/retrieve", request, RetrieveAnswer, deadline)
@@ -137,7 +158,7 @@ class RemoteRetrieval(Remote):
 
 class RemoteRanking(Remote):
     def __init__(self, client: httpx.AsyncClient) -> None:
-        super().__init__("ranking", client)
+        super().__init__("ranking", client, RANKING_AT_ONCE)
 
     async def rank(self, request: RankRequest, deadline: Deadline) -> RankAnswer:
         return await self._call("POST", "/rank", request, RankAnswer, deadline)

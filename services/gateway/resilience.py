@@ -31,6 +31,9 @@ T = TypeVar("T")
 PATIENT_MS = 50.0
 """Who was given less time and did not answer is not yet silent."""
 HEDGE_AT_LEAST_MS = 10.0
+SECOND_SHARE = 0.1
+SECOND_AT_MOST = 10.0
+"""Second questions are a tenth of the first ones, and ten in a row: with all of them, slowness would double the load."""
 
 
 class Silent(DeadlineExceeded):
@@ -68,6 +71,7 @@ class ResilientRetrieval:
         self._hop = _Hop("the retrieval service", failures, open_s)
         self._latency = Latency()
         self._hedge = hedge
+        self._seconds_left = SECOND_AT_MOST
 
     @property
     def breaker(self) -> Breaker:
@@ -82,7 +86,14 @@ class ResilientRetrieval:
 
         usual_ms = self._latency.p95_ms() if self._hedge else None
         patience_s = max(usual_ms, HEDGE_AT_LEAST_MS) / 1000 if usual_ms is not None else None
-        return await self._hop.call(lambda: at_most_twice(once, patience_s), deadline)
+        self._seconds_left = min(SECOND_AT_MOST, self._seconds_left + SECOND_SHARE)
+        return await self._hop.call(lambda: at_most_twice(once, patience_s, self._may_ask_again), deadline)
+
+    def _may_ask_again(self) -> bool:
+        if self._seconds_left < 1:
+            return False
+        self._seconds_left -= 1
+        return True
 
     async def score(self, request: ScoreRequest, deadline: Deadline) -> RetrieveAnswer:
         return await self._hop.call(lambda: self._port.score(request, deadline), deadline)
@@ -116,16 +127,19 @@ class ResilientRanking:
         return await within(deadline, self._port.models(deadline))
 
 
-async def at_most_twice(work: Callable[[], Awaitable[T]], patience_s: float | None) -> T:
-    """A second time where the first breaks off, or has not answered after `patience_s` (None: is waited for).
+async def at_most_twice(
+    work: Callable[[], Awaitable[T]], patience_s: float | None, may: Callable[[], bool] = lambda: True
+) -> T:
+    """A second time, where it `may` be, when the first breaks off, or has not answered after `patience_s` (None: is
+    waited for).
 
     Who answers that there is too much to do, or answers nonsense, is not asked again.
     """
     attempts = {asyncio.ensure_future(work())}
     try:
         done, _ = await asyncio.wait(attempts, timeout=patience_s)
-        if done and not _worth_another(first := done.pop()):
-            return first.result()
+        if (done and not _worth_another(next(iter(done)))) or not may():
+            return await next(iter(attempts))
         attempts = {attempt for attempt in attempts if not attempt.done()} | {asyncio.ensure_future(work())}
         while True:
             done, running = await asyncio.wait(attempts, return_when=asyncio.FIRST_COMPLETED)

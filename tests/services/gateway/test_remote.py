@@ -10,7 +10,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from services.gateway.remote import RemoteRanking, RemoteRetrieval, client
+from services.gateway.remote import RANKING_AT_ONCE, RemoteRanking, RemoteRetrieval, client
 from services.http.problems import AT_THE_DOOR, KINDS, kind_of, of_error
 from services.retrieval import app as retrieval_app
 from services.retrieval.settings import RetrievalSettings
@@ -182,3 +182,28 @@ def test_a_class_without_a_row_has_its_parents() -> None:
 
     assert kind_of(Fussy("x")).slug == "unknown-ranker"
     assert kind_of(CatalogMismatch("x")).status == 409
+
+
+async def test_who_finds_too_many_calls_under_way_goes_without_soon() -> None:
+    class Standing(httpx.AsyncBaseTransport):
+        calls = 0
+
+        async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+            self.calls += 1
+            await asyncio.sleep(30)
+            raise AssertionError("nobody waits so long")
+
+    standing = Standing()
+    service = RemoteRanking(httpx.AsyncClient(transport=standing, base_url="http://ranking"))
+    first = [asyncio.create_task(service.rank(ASKED, Deadline.after_ms(60_000))) for _ in range(RANKING_AT_ONCE)]
+    await asyncio.sleep(0.01)
+    with pytest.raises(Overloaded):
+        await service.rank(ASKED, Deadline.after_ms(60_000))
+    assert standing.calls == RANKING_AT_ONCE
+    for task in first:
+        task.cancel()
+    await asyncio.gather(*first, return_exceptions=True)
+    again = asyncio.create_task(service.rank(ASKED, Deadline.after_ms(60_000)))
+    await asyncio.sleep(0.01)
+    assert standing.calls == RANKING_AT_ONCE + 1, "who left has left no place taken"
+    again.cancel()

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from services.gateway.latency import ENOUGH
 from services.gateway.resilience import ResilientRanking, ResilientRetrieval, at_most_twice
 from shared.deadline import Deadline
 from shared.errors import BadAnswer, DeadlineExceeded, Overloaded, Unavailable, UnknownItem
@@ -74,6 +75,26 @@ async def test_a_caller_who_leaves_takes_both_questions_along() -> None:
             await at_most_twice(work, 0.01)
     await asyncio.sleep(0)
     assert (work.calls, work.cancelled) == (2, 2)
+
+
+async def test_second_questions_are_few_when_all_are_slow() -> None:
+    port = fakes.AnsweringRetrieval()
+    retrieval = ResilientRetrieval(port, failures=5, open_s=60, hedge=True)
+    question = RetrieveRequest(history=["i1"])
+    for _ in range(ENOUGH):
+        await retrieval.retrieve(question, Deadline.after_ms(5000))
+    port.asked, port._seconds = 0, 0.1
+    await asyncio.gather(*(retrieval.retrieve(question, Deadline.after_ms(5000)) for _ in range(100)))
+    assert 110 <= port.asked <= 120, "ten that were saved up, and a tenth"
+
+
+async def test_a_retrieval_that_is_down_is_not_asked_twice_for_long() -> None:
+    port = fakes.AnsweringRetrieval(lambda answer: (_ for _ in ()).throw(Unavailable("down")))
+    retrieval = ResilientRetrieval(port, failures=1000, open_s=60, hedge=False)
+    for _ in range(100):
+        with pytest.raises(Unavailable):
+            await retrieval.retrieve(RetrieveRequest(history=["i1"]), Deadline.after_ms(5000))
+    assert 110 <= port.asked <= 120
 
 
 async def test_an_open_breaker_asks_nobody() -> None:
