@@ -33,7 +33,7 @@ PATIENT_MS = 50.0
 HEDGE_AT_LEAST_MS = 10.0
 SECOND_SHARE = 0.1
 SECOND_AT_MOST = 10.0
-"""Second questions are a tenth of the first ones, and ten in a row: with all of them, slowness would double the load."""
+"""Second questions are a tenth of the first ones, and ten in a row: else slowness would double the load."""
 
 
 class Silent(DeadlineExceeded):
