@@ -21,7 +21,7 @@ class TrainConfig:
     batch: int = 64
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
-    label_smoothing: float = 0.0
+    label_smoothing: float = 0.1
     """Share of each target that is spread over the whole catalogue."""
     clip: float = 5.0
     """Gradient norm."""
@@ -44,15 +44,10 @@ def default() -> TrainConfig:
 
 def movielens() -> TrainConfig:
     """Long sequences, few users: small batches, a window of 200 (LRURec, section 4.1)."""
-    return TrainConfig(window=200, batch=16, average=0.998, validate_every=100, patience=6)
+    return TrainConfig(window=200, batch=16, label_smoothing=0.0, average=0.998, validate_every=100, patience=6)
 
 
-def sparse() -> TrainConfig:
-    """Items with a handful of events each, as in Amazon's Beauty: targets that do not insist."""
-    return TrainConfig(label_smoothing=0.1)
-
-
-RECIPES: dict[str, Callable[[], TrainConfig]] = {"default": default, "movielens": movielens, "sparse": sparse}
+RECIPES: dict[str, Callable[[], TrainConfig]] = {"default": default, "movielens": movielens}
 
 
 RANGES = {

@@ -24,7 +24,7 @@ class Retriever:
     out: Path
     """The retriever's artifact. What stands there is replaced once training is complete."""
     recipe: str = "auto"
-    """default, movielens or sparse; auto takes the one that suits the data folder."""
+    """default or movielens; auto takes the one that suits the data folder."""
     settings: Settings = ()
     """Override a field of the recipe, such as --set dropout=0.3; repeatable."""
     resume: bool = False

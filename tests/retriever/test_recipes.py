@@ -21,7 +21,7 @@ def test_an_override_takes_the_type_of_its_field() -> None:
 
 
 def test_an_unknown_recipe_is_refused_with_those_that_exist() -> None:
-    with pytest.raises(BadInput, match=r"'netflix' is unknown.*default, movielens, sparse"):
+    with pytest.raises(BadInput, match=r"'netflix' is unknown.*default, movielens"):
         configure("netflix", {})
 
 
