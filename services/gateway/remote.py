@@ -39,8 +39,9 @@ RANKING_AT_ONCE = 64
 """Calls to one service at once. More would not be answered sooner, and httpcore's pool takes time with the square of
 its connections: with a hundred of them, half of all that the gateway does.
 """
-MAX_WAIT_S = 0.03
-"""For one of these places. Who waits longer goes without: a queue here would use up the budget of everybody in it."""
+WAIT_SHARE = 0.1
+"""Of what is left, to wait for one of these places. Who would wait longer goes without: a queue here would use up the
+budget of everybody in it."""
 KEEPALIVE_S = 4.0
 """Shorter than the servers' own, so that no request goes into a connection that is just being closed."""
 
@@ -82,7 +83,7 @@ class Remote:
         self, method: str, path: str, body: BaseModel | None, answer: type[Answer], deadline: Deadline
     ) -> Answer:
         try:
-            async with asyncio.timeout(MAX_WAIT_S):
+            async with asyncio.timeout(WAIT_SHARE * deadline.remaining_s()):
                 await self._free.acquire()
         except TimeoutError:
             raise Overloaded(f"too many calls to the {self._name} service are under way") from None

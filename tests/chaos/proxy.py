@@ -88,7 +88,7 @@ class Proxy:
             async with asyncio.TaskGroup() as both:
                 both.create_task(self._carry(reader, to_writer, answers=False, other=writer))
                 both.create_task(self._carry(to_reader, writer, answers=True, other=to_writer))
-        except* (OSError, _BrokenOff):
+        except* (OSError, asyncio.CancelledError, _BrokenOff):
             pass
         finally:
             self._ways.discard(task)
