@@ -1,5 +1,5 @@
 """Requests to one gateway over raw keep-alive connections: at a constant rate whether or not earlier ones were answered
-(an open loop, as users are), or many at once.
+(an open loop, as users are), or one by one.
 """
 
 from __future__ import annotations
@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,13 +17,12 @@ LENGTH = b"content-length:"
 
 @dataclass(frozen=True)
 class Answered:
-    """took_ms: from the time when the request was due.  lag_ms: how late the generator itself sent it.
-    status: 0 where the connection broke."""
+    """due_s: after the beginning.  took_ms: from then on.  status: 0 where the connection broke."""
 
     status: int
     body: dict[str, Any]
     took_ms: float
-    lag_ms: float = 0.0
+    due_s: float = 0.0
 
     @property
     def ranked(self) -> bool:
@@ -39,35 +38,31 @@ class Client:
     path: str = "/recommend"
     _idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
 
-    async def ask(self, request: dict[str, Any], due: float | None = None) -> Answered:
-        sent = time.perf_counter()
-        due = sent if due is None else due
+    async def ask(self, request: dict[str, Any], began: float | None = None, due_s: float = 0.0) -> Answered:
+        due = due_s + (time.perf_counter() if began is None else began)
         try:
             async with asyncio.timeout(PATIENCE_S):
                 status, body = await self._exchange(json.dumps(request).encode())
         except (OSError, EOFError):
             status, body = 0, b"{}"
-        took_ms = (time.perf_counter() - due) * 1000
-        return Answered(status, json.loads(body), took_ms, (sent - due) * 1000)
+        return Answered(status, json.loads(body), (time.perf_counter() - due) * 1000, due_s)
 
     async def at_rate(self, rate: float, seconds: float, request: Callable[[], dict[str, Any]]) -> list[Answered]:
         began = time.perf_counter()
         asking = []
         for place in range(round(rate * seconds)):
-            due = began + place / rate
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            asking.append(asyncio.create_task(self.ask(request(), due)))
+            due_s = place / rate
+            await asyncio.sleep(max(0.0, began + due_s - time.perf_counter()))
+            asking.append(asyncio.create_task(self.ask(request(), began, due_s)))
         return await asyncio.gather(*asking)
-
-    async def at_once(self, requests: Sequence[dict[str, Any]]) -> list[Answered]:
-        return await asyncio.gather(*map(self.ask, requests))
 
     async def __aenter__(self) -> Client:
         return self
 
     async def __aexit__(self, *error: object) -> None:
         while self._idle:
-            self._idle.pop()[1].transport.abort()
+            _, writer = self._idle.pop()
+            writer.transport.abort()
         await asyncio.sleep(0)
 
     async def _exchange(self, content: bytes) -> tuple[int, bytes]:

@@ -94,4 +94,4 @@ def test_it_cuts_in_the_middle(proxy: Proxy) -> None:
 def test_it_talks_nonsense(proxy: Proxy) -> None:
     proxy.become("garbage")
     with pytest.raises(httpx.TransportError):
-        get(proxy)
+        get(proxy, 0.5)
