@@ -19,6 +19,7 @@ from tests.redis_server import free_port
 Kind = Literal["pass", "refuse", "black_hole", "delay", "cut", "garbage"]
 CHUNK = 1 << 16
 WAIT_S = 10
+LAST_MET_S = 0.01
 
 
 class Proxy:
@@ -70,11 +71,15 @@ class Proxy:
 
     async def _stop(self) -> None:
         if self._server is not None:
+            for listening in self._server.sockets:
+                self._loop.remove_reader(listening.fileno())
+            await asyncio.sleep(LAST_MET_S)  # asyncio drops, unclosed, what it has accepted when the server is closed
             self._server.close()
             self._server = None
         for way in self._ways:
             way.cancel()
         await asyncio.gather(*self._ways, return_exceptions=True)
+        await asyncio.sleep(0)
 
     async def _meet(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
