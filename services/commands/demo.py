@@ -31,7 +31,7 @@ START_TIMEOUT_S = 180
 class Demo:
     """Prepare MovieLens-100K, train the retriever, serve it with the shipped ranker and ask for one user.
 
-    The first run downloads 85 MB (the data and SmolLM2-135M) and trains for about four minutes on two cores;
+    The first run downloads 85 MB (the data and SmolLM2-135M) and trains for about five minutes on two cores;
     later ones reuse what it made.
     """
 
@@ -84,7 +84,7 @@ def _train(home: Path) -> None:
     from services.commands import train
 
     if not (home / "retriever" / "manifest.json").is_file():
-        print("2. LRURec, the retriever: some four minutes on two cores, once", file=sys.stderr)
+        print("2. LRURec, the retriever: some five minutes on two cores, once", file=sys.stderr)
         resume = (home / "retriever.partial" / "run.json").is_file()
         train.run(train.Retriever(data=home / DATASET, out=home / "retriever", resume=resume))
 
