@@ -5,7 +5,8 @@
     |   |-- BadRow               a row of a source file
     |   |-- UnknownItem          an item id outside the catalogue
     |   |-- UnknownUser          a user id that no store knows
-    |   `-- UnknownRanker        a ranker that this process does not serve
+    |   |-- UnknownRanker        a ranker that this process does not serve
+    |   `-- UnknownRelease       a release that the registry does not hold
     |-- BadArtifact              a folder that must not be served         exit 3   refuses to start
     |   |-- MissingFile          named in the manifest, not in the folder
     |   |-- ChecksumMismatch     its bytes are not the manifest's
@@ -14,7 +15,8 @@
     |   `-- GoldenMismatch       the loaded model does not reproduce its own golden score
     |-- Unavailable              a collaborator does not answer           exit 4   HTTP 503
     |   |-- Overloaded           it answers that its queue is full
-    |   `-- BadAnswer            it answers, and the answer makes no sense
+    |   |-- BadAnswer            it answers, and the answer makes no sense
+    |   `-- ReleaseNotLoaded     it answers that it has not loaded (yet) what it was asked for
     |-- DeadlineExceeded         no time is left for what was asked       exit 4   HTTP 504
     |-- Unauthorized             nobody knows who asks                    HTTP 401
     |-- Forbidden                known, and not allowed to                HTTP 403
@@ -57,6 +59,10 @@ class UnknownRanker(BadInput):
     pass
 
 
+class UnknownRelease(BadInput):
+    pass
+
+
 class BadArtifact(TandemError):
     exit_code = 3
 
@@ -92,6 +98,10 @@ class Overloaded(Unavailable):
 
 
 class BadAnswer(Unavailable):
+    pass
+
+
+class ReleaseNotLoaded(Unavailable):
     pass
 
 

@@ -482,3 +482,26 @@ class ModelCard(_Answer):
 class ModelList(_Answer):
     models: list[ModelCard]
     default: RankerName | None = None
+
+
+# Retrieval and ranking: PUT, GET and DELETE /releases/{release}. Their other routes also stand under that path, bound
+# to that release.
+
+ReleaseId = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+"""Names one catalogue, one retriever with its index, and its rankers: what is served together and changed together."""
+
+
+class ReleaseCard(_Answer):
+    """What one service has loaded of a release, after its self-tests. catalog: the fingerprint's first 12 digits."""
+
+    release: str
+    catalog: str
+    models: list[ModelCard]
+    default: RankerName | None = None
+
+
+class ReleaseList(_Answer):
+    """live: what the routes without a release serve."""
+
+    releases: list[ReleaseCard]
+    live: str

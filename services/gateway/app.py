@@ -105,7 +105,7 @@ def compose(
     resources.push_async_callback(rates.aclose)
     routers = [
         routes(recommender, reranker, retrieval, ranking, policy),
-        state_routes(state, histories, retrieval, policy, settings.data_tenant, observe.clicked),
+        state_routes(state, cache, histories, retrieval, policy, settings.data_tenant, observe.clicked),
     ]
     app = application(
         "Tandem",

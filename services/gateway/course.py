@@ -27,7 +27,6 @@ class Course:
     degradation: list[Degradation] = field(default_factory=list)
     cache: Cache = "miss"
     cache_ms: float = 0.0
-    retrieval_ms: float = 0.0
 
     def elapsed_ms(self) -> float:
         return (time.perf_counter() - self.began) * 1000

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 
-from services.gateway.ports import Histories, State, Stored, Who
+from services.gateway.cache.keys import user_prefix
+from services.gateway.ports import CacheStore, Histories, State, Stored, Who
 from services.gateway.state.merge import merged
 from shared.errors import UnknownUser
 from shared.wire import ErasedAnswer, Event, EventsAnswer, HistoryAnswer, Rung, Token, UserAnswer
@@ -20,12 +21,14 @@ class Users:
     def __init__(
         self,
         state: State,
+        cache: CacheStore,
         histories: Histories,
         home: str = "default",
         clicked: Clicked = lambda clicks: None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._state = state
+        self._cache = cache
         self._histories = histories
         self._home = home
         self._clicked = clicked
@@ -62,8 +65,11 @@ class Users:
         return HistoryAnswer(user_id=user_id, item_ids=list(items))
 
     async def erase(self, tenant: str, user_id: str) -> ErasedAnswer:
-        """Also for a user of whom nothing is stored: the data folder may hold a history."""
-        return ErasedAnswer(user_id=user_id, erased_keys=await self._state.erase(tenant, user_id))
+        """Also for a user of whom nothing is stored: the data folder may hold a history. Raises Unavailable, and then
+        some of it may be left: the same call again is safe."""
+        stored = await self._state.erase(tenant, user_id)
+        cached = await self._cache.forget(user_prefix(tenant, user_id))
+        return ErasedAnswer(user_id=user_id, erased_keys=stored + cached)
 
     async def _stored(self, tenant: str, user_id: str) -> Stored:
         snapshot = await self._state.read(tenant, [Who("user", user_id)])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from shared.deadline import Deadline
 from shared.wire import (
@@ -17,6 +17,8 @@ from shared.wire import (
     ModelList,
     RankAnswer,
     RankRequest,
+    ReleaseCard,
+    ReleaseList,
     ResolveAnswer,
     ResolveRequest,
     RetrieveAnswer,
@@ -52,6 +54,29 @@ class RankingPort(Protocol):
         ...
 
     async def models(self, deadline: Deadline) -> ModelList: ...
+
+
+Bound = TypeVar("Bound", RetrievalPort, RankingPort, covariant=True)
+
+
+class ReleasesPort(Protocol[Bound]):
+    """What one inner service has loaded side by side."""
+
+    async def load(self, release: str, deadline: Deadline) -> ReleaseCard:
+        """Loads it beside what is there, self-tested; what is loaded already is answered at once. Raises UnknownRelease
+        or BadArtifact, and then nothing has changed; Unavailable or DeadlineExceeded, and then nobody knows."""
+        ...
+
+    async def unload(self, release: str, deadline: Deadline) -> None:
+        """Also where it is not loaded. Never the live one: BadInput."""
+        ...
+
+    async def loaded(self, deadline: Deadline) -> ReleaseList: ...
+
+    def port(self, release: str | None) -> Bound:
+        """Every call through it is answered by this release alone, or raises ReleaseNotLoaded; None: whatever the
+        service started with."""
+        ...
 
 
 class Histories(Protocol):
@@ -171,6 +196,11 @@ class CacheStore(Protocol):
         ...
 
     async def delete(self, keys: Sequence[str]) -> None: ...
+
+    async def forget(self, prefix: str) -> int:
+        """Deletes whatever lies under keys that begin so; how many there were. Raises Unavailable: who must be
+        forgotten must not be left over in silence."""
+        ...
 
     async def lease(self, key: str, owner: str, ms: int) -> bool:
         """Whether `owner` is now the one who may make the value of `key`, for `ms` at most."""

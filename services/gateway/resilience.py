@@ -47,7 +47,6 @@ def _is_fault(error: Exception) -> bool:
 class _Hop:
     def __init__(self, name: str, failures: int, open_s: float) -> None:
         self.breaker = Breaker(name, failures=failures, open_s=open_s, is_fault=_is_fault)
-        self._name = name
 
     async def call(self, work: Callable[[], Awaitable[T]], deadline: Deadline) -> T:
         """Raises Unavailable at once while the breaker is open."""

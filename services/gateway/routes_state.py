@@ -10,7 +10,7 @@ from pydantic import ValidatorFunctionWrapHandler, WrapValidator
 from services.gateway.events import Clicked, Users
 from services.gateway.items import Items
 from services.gateway.policy import Policy
-from services.gateway.ports import Histories, RetrievalPort, State
+from services.gateway.ports import CacheStore, Histories, RetrievalPort, State
 from services.http.caller import Tenant, needs
 from services.http.routes import Router
 from shared.wire import (
@@ -40,6 +40,7 @@ ItemId = Annotated[Id, Path()]
 
 def state_routes(
     state: State,
+    cache: CacheStore,
     histories: Histories,
     retrieval: RetrievalPort,
     policy: Policy,
@@ -48,7 +49,7 @@ def state_routes(
 ) -> APIRouter:
     """`home` is the tenant whose users the data folder holds; `clicked` hears of recommended items that were taken."""
     router = Router()
-    users = Users(state, histories, home, clicked)
+    users = Users(state, cache, histories, home, clicked)
     items = Items(state, retrieval)
     may_read, may_write, may_administer = [needs("read")], [needs("write")], [needs("admin")]
 

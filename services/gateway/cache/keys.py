@@ -55,7 +55,8 @@ class Parts:
 
 
 def cache_key(parts: Parts) -> str:
-    """`td1:<tenant>:cache:<kind>:<digest>`; equal for equal parts in every process."""
+    """`td1:<tenant>:cache:<kind>:<digest>`, or for one user `user_prefix` and the same; equal for equal parts in every
+    process."""
     candidates = parts.candidates
     head, asked, middle, tail = _frame(
         parts.tenant,
@@ -69,7 +70,15 @@ def cache_key(parts: Parts) -> str:
     if isinstance(candidates, bytes):
         asked = _encode(candidates)
     body = b"".join((head, _encode(parts.history), asked, middle, _encode(parts.user_id), tail))
-    return _prefix(parts.tenant, parts.kind) + blake2b(_tagged(b"t", body), digest_size=DIGEST_BYTES).hexdigest()
+    found = blake2b(_tagged(b"t", body), digest_size=DIGEST_BYTES).hexdigest()
+    if parts.user_id is None:
+        return f"{_prefix(parts.tenant)}{parts.kind}:{found}"
+    return f"{user_prefix(parts.tenant, parts.user_id)}{parts.kind}:{found}"
+
+
+def user_prefix(tenant: str, user_id: str) -> str:
+    """All that is cached for one user begins so: an erasure finds it by that."""
+    return f"{_prefix(tenant)}user:{blake2b(_encode(user_id), digest_size=DIGEST_BYTES).hexdigest()}:"
 
 
 def digest(ids: Sequence[str]) -> bytes:
@@ -96,8 +105,8 @@ def _frame(
 
 
 @lru_cache(maxsize=4096)
-def _prefix(tenant: str, kind: str) -> str:
-    return f"{SCHEMA}:{quote(tenant, safe='', errors='surrogatepass')}:cache:{kind}:"
+def _prefix(tenant: str) -> str:
+    return f"{SCHEMA}:{quote(tenant, safe='', errors='surrogatepass')}:cache:"
 
 
 def _encode(part: Part) -> bytes:

@@ -80,6 +80,14 @@ class Layered:
             self._near.pop(key, None)
         await self._far.delete(keys)
 
+    async def forget(self, prefix: str) -> int:
+        """Other processes believe their copies for a while."""
+        for key in [key for key in self._near if key.startswith(prefix)]:
+            del self._near[key]
+        for key in [key for key in self._lookups if key.startswith(prefix)]:
+            del self._lookups[key]
+        return await self._far.forget(prefix)
+
     async def lease(self, key: str, owner: str, ms: int) -> bool:
         granted = await self._far.lease(key, owner, ms)
         # Whoever held it before may have written: no answer to an earlier question counts any more.

@@ -48,6 +48,11 @@ class MemoryCache:
         for key in keys:
             self._kept.pop(key, None)
 
+    async def forget(self, prefix: str) -> int:
+        under = [key for key in self._kept if key.startswith(prefix)]
+        await self.delete(under)
+        return len(under)
+
     async def lease(self, key: str, owner: str, ms: int) -> bool:
         holder, until = self._leases.get(key, (owner, 0.0))
         now = self._clock()

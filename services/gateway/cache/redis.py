@@ -17,6 +17,7 @@ from shared.errors import Unavailable
 if TYPE_CHECKING:
     from services.gateway.state.connections import Connections
 
+SCANNED = 1_000
 JITTER = 0.1
 """Entries that were written together do not end together."""
 LEASE = """
@@ -83,6 +84,24 @@ class RedisCache:
     async def delete(self, keys: Sequence[str]) -> None:
         if keys:
             await self._try(("UNLINK", *keys))
+
+    async def forget(self, prefix: str) -> int:
+        """`prefix` holds no character that means something in a pattern. Reads the names of all keys, a thousand at a
+        time: for what is rare."""
+        gone, cursor = 0, b"0"
+        while True:
+            cursor, under = await self._asked(("SCAN", cursor, "MATCH", f"{prefix}*", "COUNT", SCANNED))
+            if under:
+                gone += await self._asked(("UNLINK", *under))
+            if cursor == b"0":
+                return gone
+
+    async def _asked(self, command: Command) -> Any:
+        """Raises Unavailable also where Redis refuses."""
+        reply = await self._ask(command)
+        if isinstance(reply, ResponseError):
+            raise Unavailable(f"the cache refuses: {reply}")
+        return reply
 
     async def lease(self, key: str, owner: str, ms: int) -> bool:
         """The owner of a lease gets it again, for `ms` from now."""

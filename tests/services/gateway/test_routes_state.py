@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 from starlette.types import Scope as AsgiScope
 
+from services.gateway.cache.memory import MemoryCache
 from services.gateway.policy import Policy
 from services.gateway.ports import Record, RetrievalPort, State
 from services.gateway.routes_state import state_routes
@@ -49,7 +50,9 @@ def app(
 
     heard = clicks.extend if clicks is not None else lambda clicks: None
     retrieval = retrieval or fakes.retrieval_service(fakes.catalog())
-    router = state_routes(state or MemoryState(), fakes.histories(), retrieval, Policy(), "default", heard)
+    router = state_routes(
+        state or MemoryState(), MemoryCache(1 << 20), fakes.histories(), retrieval, Policy(), "default", heard
+    )
     return application("t", [router], lambda: None, HttpSettings(), CollectorRegistry(), lifespan, known=by_headers)
 
 
