@@ -61,6 +61,18 @@ async def test_deleting_takes_the_named_keys_and_no_others(timed: Timed) -> None
     assert [await timed.store.get(key) is not None for key in ("a", "b", "c")] == [False, True, False]
 
 
+async def test_what_lies_under_a_prefix_is_forgotten_and_nothing_else(timed: Timed) -> None:
+    under = [f"td1:t:cache:user:a:{n}" for n in range(30)]
+    others = ["td1:t:cache:user:b:1", "td1:t:cache:ranking:a", "td1:t2:cache:user:a:1"]
+    for key in (*under, *others):
+        await timed.store.put(key, b"v", 10, 10)
+        assert await timed.store.get(key) is not None
+    assert await timed.store.forget("td1:t:cache:user:a:") == len(under)
+    assert [await timed.store.get(key) for key in under] == [None] * len(under)
+    assert all([await timed.store.get(key) is not None for key in others])
+    assert await timed.store.forget("td1:t:cache:user:a:") == 0
+
+
 async def test_what_is_too_large_is_not_kept(timed: Timed) -> None:
     await timed.store.put("k", b"x" * (MAX_ENTRY_BYTES + 1), 10, 10)
     assert await timed.store.get("k") is None

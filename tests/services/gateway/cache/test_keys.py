@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.cache.keys import DIGEST_BYTES, Parts, Retrieved, cache_key, digest
+from services.gateway.cache.keys import DIGEST_BYTES, Parts, Retrieved, cache_key, digest, user_prefix
 
 text = st.text(st.characters(exclude_categories=()), max_size=8)  # half surrogate pairs too
 short = st.text("ab\x00:\x01", max_size=4)
@@ -90,9 +90,17 @@ def test_tenants_share_no_key(one: str, two: str) -> None:
 
 @given(parts)
 def test_a_key_is_a_readable_prefix_and_a_digest_of_fixed_length(some: Parts) -> None:
-    schema, tenant, room, kind, rest = cache_key(some).split(":")
+    schema, tenant, room, *owner, kind, rest = cache_key(some).split(":")
     assert (schema, room, kind, len(rest)) == ("td1", "cache", some.kind, 2 * DIGEST_BYTES)
+    assert [len(word) for word in owner] == ([] if some.user_id is None else [len("user"), 2 * DIGEST_BYTES])
     assert (tenant == some.tenant) == (some.tenant.isalnum() or some.tenant == "")
+
+
+@given(parts, short)
+def test_what_is_kept_for_a_user_and_nothing_else_begins_as_an_erasure_looks_for_it(some: Parts, user: str) -> None:
+    prefix = user_prefix(some.tenant, user)
+    assert cache_key(some).startswith(prefix) == (some.user_id == user)
+    assert not set(prefix) & set("*?[]^\\")
 
 
 PROBE = """
@@ -111,7 +119,9 @@ def test_another_process_with_another_hash_seed_gives_the_same_keys() -> None:
 
 
 def test_the_form_of_a_key_changes_only_with_its_schema() -> None:
-    assert cache_key(WHOLE) == "td1:acme:cache:ranking:347eccb92e1f2b2d48c6ffccea327bc2337ca717"
+    assert cache_key(WHOLE) == (
+        "td1:acme:cache:user:a337c7062aaf79db40f9e8f65fe630ec3be416a6:ranking:347eccb92e1f2b2d48c6ffccea327bc2337ca717"
+    )
 
 
 ids = st.lists(short, max_size=6)

@@ -13,6 +13,7 @@ import pytest
 from services.gateway.cache.flight import DEGRADED_FRESH_S, DEGRADED_STALE_S
 from services.gateway.ports import CacheStore
 from services.gateway.state.connections import Connections
+from shared.errors import Unavailable
 from tests.redis_server import RedisServer, free_port
 from tests.services.gateway.cache.conftest import PATIENT_S, Clock, Room
 
@@ -43,6 +44,24 @@ async def test_it_starts_without_redis_and_finds_it_later(tmp_path: Path, clock:
         assert entry is not None
         assert room.breaker.closed
         await room.connections.aclose()
+
+
+async def test_redis_that_is_down_does_not_pass_for_having_forgotten(clock: Clock) -> None:
+    room = Room(Connections(f"redis://127.0.0.1:{free_port()}/0", PATIENT_S), clock)
+    for store in (room.redis, room.layered):
+        with pytest.raises(Unavailable):
+            await store.forget("td1:t:cache:user:a:")
+    await room.connections.aclose()
+
+
+async def test_a_redis_that_refuses_does_not_either(room: Room, server: RedisServer) -> None:
+    server.command("SET", "k", "v")
+    server.command("ACL", "SETUSER", "default", "-scan")
+    try:
+        with pytest.raises(Unavailable, match="refuses"):
+            await room.redis.forget("k")
+    finally:
+        server.command("ACL", "SETUSER", "default", "+@all")
 
 
 async def test_a_hung_redis_costs_its_time_limit_a_few_times_and_then_nothing(
