@@ -1,0 +1,1 @@
+"""Which release answers whom: live, canary, shadow, and the way back."""
