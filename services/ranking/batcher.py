@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 import structlog
 
@@ -69,7 +70,7 @@ class Batcher:
         self._count = count
         self._ran = ran
         self._waiting: list[Job] = []
-        self._paces: defaultdict[Ranker, Pace] = defaultdict(Pace)
+        self._paces: WeakKeyDictionary[Ranker, Pace] = WeakKeyDictionary()
         self._busy_until = 0.0
         """When the batch that runs will be done, by its pace; 0 where none runs."""
         self._changed = threading.Condition()
@@ -131,13 +132,17 @@ class Batcher:
             if other.deadline.at <= job.deadline.at and not other.done.cancelled()
         )
         running_s = max(0.0, self._busy_until - time.perf_counter())
-        return running_s + sum(self._paces[ranker].of_queue(jobs, self._max_batch) for ranker, jobs in ahead.items())
+        return running_s + sum(self._pace(ranker).of_queue(jobs, self._max_batch) for ranker, jobs in ahead.items())
+
+    def _pace(self, ranker: Ranker) -> Pace:
+        return self._paces.setdefault(ranker, Pace())
 
     def _work(self) -> None:
         batch: list[Job] = []
         try:
             while batch := self._take():
                 self._run(batch)
+                batch = []  # an idle worker keeps no ranker alive that was unloaded
         finally:
             # Also where the thread dies of what is no Exception: nobody must wait for the dead.
             self._refuse_waiting()
@@ -152,7 +157,7 @@ class Batcher:
             while not self._closed:
                 self._drop_dead()
                 if batch := self._next_batch():
-                    self._busy_until = time.perf_counter() + self._paces[batch[0].ranker].of(len(batch))
+                    self._busy_until = time.perf_counter() + self._pace(batch[0].ranker).of(len(batch))
                     return batch
                 if not self._waiting:
                     self._changed.wait()
@@ -171,11 +176,11 @@ class Batcher:
 
     def _fitting(self, first: Job) -> int:
         """Where a batch takes as long as its members one by one, as on a CPU, a full one would make all late."""
-        pace, left_s = self._paces[first.ranker], first.deadline.remaining_s()
+        pace, left_s = self._pace(first.ranker), first.deadline.remaining_s()
         return next((size for size in range(self._max_batch, 1, -1) if pace.of(size) <= left_s), 1)
 
     def _is_too_late(self, job: Job) -> bool:
-        return self._paces[job.ranker].of(1) > job.deadline.remaining_s()
+        return self._pace(job.ranker).of(1) > job.deadline.remaining_s()
 
     def _starts(self, job: Job) -> bool:
         """False for one that was abandoned just now."""
@@ -205,7 +210,7 @@ class Batcher:
             self._fail(batch, error)
             return
         rank_ms = (time.perf_counter() - began) * 1000
-        self._paces[batch[0].ranker].saw(len(batch), rank_ms / 1000)
+        self._pace(batch[0].ranker).saw(len(batch), rank_ms / 1000)
         self._ran([began - job.arrived for job in batch], rank_ms / 1000)
         for job, ranking in zip(batch, rankings, strict=True):
             self._count("ranked")
