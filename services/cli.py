@@ -34,6 +34,7 @@ COMMANDS = {
     "keys add": Command("keys", "Add", "a new API key for a gateway's callers"),
     "keys list": Command("keys", "List", "the API keys of a file"),
     "keys revoke": Command("keys", "Revoke", "a key opens nothing any more"),
+    "settings": Command("settings", "Settings", "every environment variable of the services"),
     "demo": Command("demo", "Demo", "all of it on MovieLens, from nothing to an answer"),
 }
 PACKAGE = "services.commands"

@@ -29,7 +29,9 @@ class GatewaySettings(StateSettings, CacheSettings):
         description="The budget of a request that names none. Milliseconds.",
     )
     reserve_ms: float = Field(
-        default=10, ge=0, description="Kept back from both stages to put the answer together. Milliseconds."
+        default=10,
+        ge=0,
+        description="Kept back from both stages to put the answer together; at most a fifth of the budget. Milliseconds.",
     )
     default_ranker: RankerName | None = Field(
         default=None, description="For requests that name none; where unset, the ranking service's own default."
@@ -51,9 +53,11 @@ class GatewaySettings(StateSettings, CacheSettings):
     breaker_failures: int = Field(
         default=5, ge=1, description="So many silences in a row, and a service is left alone for a while."
     )
-    breaker_open_s: float = Field(default=2, gt=0, description="That while. Seconds.")
+    breaker_open_s: float = Field(default=2, gt=0, description="That while; then one request tries again. Seconds.")
     hedge_retrieval: bool = Field(
-        default=True, description="Ask retrieval a second time when the first answer takes longer than usual."
+        default=True,
+        description="Ask retrieval a second time when the first answer takes longer than usual (its 95th percentile); "
+        "a tenth of the requests at most.",
     )
     popularity_refresh_s: float = Field(
         default=60, gt=0, description="How often the list for when retrieval is down is fetched anew. Seconds."

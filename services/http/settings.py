@@ -25,7 +25,7 @@ class HttpSettings(BaseSettings):
     max_concurrency: int = Field(
         default=128,
         ge=1,
-        description="Requests in flight; what comes beyond them waits.",
+        description="Requests in flight, fewer while the event loop comes late; what comes beyond them waits.",
     )
     max_waiting: int = Field(
         default=128, ge=0, description="Requests waiting; one more is refused at once with 503 and Retry-After."
@@ -47,7 +47,8 @@ class HttpSettings(BaseSettings):
     )
     otlp_endpoint: str | None = Field(
         default=None,
-        description="Traces go to this OpenTelemetry collector, over HTTP; for example http://127.0.0.1:4318.",
+        description="Traces go to this OpenTelemetry collector, over HTTP; for example http://127.0.0.1:4318. Needs the "
+        "extra `tracing`.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="JSON lines on stderr at this level and above."

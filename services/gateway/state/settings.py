@@ -23,8 +23,8 @@ DEFAULTS = Bounds()
 class StateSettings(HttpSettings):
     redis_url: SecretStr | None = Field(
         default=None,
-        description="redis://, rediss:// (TLS) or unix://, with user and password where needed. Unset: all state is "
-        "this process's own, and gone when it ends.",
+        description="redis://[user:password@]host[:port][/db], rediss:// for TLS, or unix://. Unset: all state is this "
+        "process's own, and gone when it ends.",
     )
     redis_timeout_ms: float = Field(
         default=50,
@@ -48,8 +48,8 @@ class StateSettings(HttpSettings):
     )
     erasure_secret: SecretStr = Field(
         default=SecretStr(""),
-        description="Keys the hash that stands for an erased user. Must never change: another one brings a data "
-        "folder's histories of erased users back.",
+        description="Keys the hash that stands for an erased user; the same in all gateways. Must never change: another "
+        "one brings a data folder's histories of erased users back.",
     )
 
 
