@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Generator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import httpx
@@ -21,6 +21,7 @@ from shared.deadline import HEADER as DEADLINE
 from shared.deadline import Deadline
 from shared.errors import BadAnswer, DeadlineExceeded, Overloaded, TandemError, Unavailable
 from shared.wire import (
+    MAX_TIMEOUT_MS,
     ItemAnswer,
     ModelList,
     RankAnswer,
@@ -42,6 +43,7 @@ its connections: with a hundred of them, half of all that the gateway does.
 WAIT_SHARE = 0.1
 """Of what is left, to wait for one of these places. Who would wait longer goes without: a queue here would use up the
 budget of everybody in it."""
+DONE = frozenset({200, 204})
 KEEPALIVE_S = 4.0
 """Shorter than the servers' own, so that no request goes into a connection that is just being closed."""
 
@@ -69,12 +71,13 @@ class Signature(httpx.Auth):
 
 
 class Remote:
-    """One inner service. `name` stands in the messages."""
+    """One inner service. `name` stands in the messages; `prefix` is where its routes begin: those of one release."""
 
-    def __init__(self, name: str, client: httpx.AsyncClient, at_once: int) -> None:
+    def __init__(self, name: str, client: httpx.AsyncClient, at_once: int, prefix: str = "") -> None:
         self._name = name
         self._client = client
         self._free = asyncio.Semaphore(at_once)
+        self._prefix = prefix
 
     async def models(self, deadline: Deadline) -> ModelList:
         return await self._call("GET", "/models", None, ModelList, deadline)
@@ -88,16 +91,18 @@ class Remote:
         except TimeoutError:
             raise Overloaded(f"too many calls to the {self._name} service are under way") from None
         try:
-            return await self._call_now(method, path, body, answer, deadline)
+            response = await self._send(method, self._prefix + path, body, deadline)
         finally:
             self._free.release()
+        return self._read(response, answer)
 
-    async def _call_now(
-        self, method: str, path: str, body: BaseModel | None, answer: type[Answer], deadline: Deadline
-    ) -> Answer:
+    async def _send(
+        self, method: str, url: str | httpx.URL, body: BaseModel | None, deadline: Deadline, **options: Any
+    ) -> httpx.Response:
+        """`options` are httpx's own. Raises what the service's problem stands for."""
         if deadline.expired:
             raise DeadlineExceeded(f"no time is left to ask the {self._name} service")
-        headers = deadline.header() | tracing.headers()
+        headers = deadline.at_most_ms(MAX_TIMEOUT_MS).header() | tracing.headers() | options.pop("headers", {})
         if of_request := request_id():
             headers[REQUEST_ID] = of_request
         content = None
@@ -106,14 +111,17 @@ class Remote:
             content = body.model_dump_json(exclude_none=True)
         try:
             response = await self._client.request(
-                method, path, content=content, headers=headers, timeout=deadline.remaining_s()
+                method, url, content=content, headers=headers, timeout=deadline.remaining_s(), **options
             )
         except httpx.TimeoutException:
             raise DeadlineExceeded(f"the {self._name} service did not answer in time") from None
         except httpx.HTTPError as error:
             raise Unavailable(f"the {self._name} service does not answer: {type(error).__name__}") from error
-        if response.status_code != 200:
+        if response.status_code not in DONE:
             raise self._error(response)
+        return response
+
+    def _read(self, response: httpx.Response, answer: type[Answer]) -> Answer:
         try:
             return answer.model_validate_json(response.content)
         except ValidationError as error:
@@ -138,8 +146,8 @@ class Remote:
 
 
 class RemoteRetrieval(Remote):
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        super().__init__("retrieval", client, RETRIEVAL_AT_ONCE)
+    def __init__(self, client: httpx.AsyncClient, prefix: str = "") -> None:
+        super().__init__("retrieval", client, RETRIEVAL_AT_ONCE, prefix)
 
     async def retrieve(self, request: RetrieveRequest, deadline: Deadline) -> RetrieveAnswer:
         return await self._call("POST", "/retrieve", request, RetrieveAnswer, deadline)
@@ -158,8 +166,8 @@ class RemoteRetrieval(Remote):
 
 
 class RemoteRanking(Remote):
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        super().__init__("ranking", client, RANKING_AT_ONCE)
+    def __init__(self, client: httpx.AsyncClient, prefix: str = "") -> None:
+        super().__init__("ranking", client, RANKING_AT_ONCE, prefix)
 
     async def rank(self, request: RankRequest, deadline: Deadline) -> RankAnswer:
         return await self._call("POST", "/rank", request, RankAnswer, deadline)

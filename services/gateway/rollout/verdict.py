@@ -1,0 +1,82 @@
+"""Whether a release does worse than the one beside it, beyond chance. Pure."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from math import sqrt
+from typing import Literal
+
+from services.gateway.rollout.health import Numbers
+
+Cause = Literal["faults", "low_confidence", "latency"]
+Z = 3.29
+"""Of the two-sided 99.9 % interval: it is asked twice a second."""
+BLIND = 0.5
+"""Without enough answers to compare with, more than this share is bad by itself."""
+TAIL = 0.05
+SLACK_MS = 5.0
+"""Of answers that take a few milliseconds, nobody feels a multiple."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """answers: fewer say nothing.  faults and low_confidence: by how much the share may be higher.  slowdown: how many
+    times as long the 95th percentile may be."""
+
+    answers: int = 20
+    faults: float = 0.02
+    low_confidence: float = 0.1
+    slowdown: float = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    cause: Cause
+    reason: str
+
+
+def verdict(new: Numbers, old: Numbers, limits: Limits) -> Verdict | None:
+    """None where nothing is proven against the new one.
+
+    A share is higher when the lower end of its Wilson interval is above the upper end of the other's, and the limit
+    between them: few answers prove only what is blatant. The 95th percentile is so many times as long when, by the same
+    interval, more than 5 % of the new one's answers took so many times the old one's.
+    """
+    if new.answers < limits.answers:
+        return None
+    if _is_higher(new.faults, new, old.faults, old, limits.faults, limits.answers):
+        return Verdict("faults", f"{_share(new.faults, new)} had a fault, {_share(old.faults, old)} beside it")
+    if _is_higher(new.unsure, new, old.unsure, old, limits.low_confidence, limits.answers):
+        return Verdict("low_confidence", f"{_share(new.unsure, new)} were unsure, {_share(old.unsure, old)} beside it")
+    usual_ms = old.p95_ms()
+    if usual_ms is None or min(len(old.ms), len(new.ms)) < limits.answers:
+        return None
+    bound_ms = usual_ms * limits.slowdown + SLACK_MS
+    late = len(new.ms) - bisect_right(new.ms, bound_ms)
+    if wilson(late, len(new.ms))[0] > TAIL:
+        return Verdict(
+            "latency",
+            f"{late} of {len(new.ms)} answers took longer than {bound_ms:.0f} ms, "
+            f"{limits.slowdown:g} times the 95th percentile beside it",
+        )
+    return None
+
+
+def wilson(hits: int, count: int, z: float = Z) -> tuple[float, float]:
+    """Wilson's score interval of a share (Wilson 1927; Brown, Cai and DasGupta 2001, equation 4)."""
+    if count == 0:
+        return 0.0, 1.0
+    share, zz = hits / count, z * z / count
+    middle = share + zz / 2
+    half = z * sqrt(share * (1 - share) / count + zz / (4 * count))
+    return max(0.0, (middle - half) / (1 + zz)), min(1.0, (middle + half) / (1 + zz))
+
+
+def _is_higher(hits: int, new: Numbers, hits_beside: int, old: Numbers, limit: float, enough: int) -> bool:
+    beside = wilson(hits_beside, old.answers)[1] if old.answers >= enough else BLIND
+    return wilson(hits, new.answers)[0] > beside + limit
+
+
+def _share(hits: int, of: Numbers) -> str:
+    return f"{hits} of {of.answers} answers"
