@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
+import numpy as np
 from prometheus_client import CollectorRegistry
 
 from services.ranking.batcher import Batcher
 from services.ranking.metrics import Jobs
 from services.ranking.service import RankingService, Served
 from services.ranking.settings import RankingSettings
+from services.retrieval.recall import Exact, require_recall, sample
 from services.retrieval.service import RetrievalService
-from shared.artifact import MANIFEST, Manifest
+from shared.artifact import Manifest
 from shared.catalog import Catalog
 from shared.errors import BadInput
+from shared.history import History
 from shared.protocols import ServedRetriever
+from shared.registry import kind_of
 from shared.wire import ModelCard, RankerName
+
+if TYPE_CHECKING:
+    from shared.data.prepared import Prepared
 
 SERVED_AS = {"cllm4rec": "recllm"}
 """The method CLLM4Rec trains the ranker that its paper calls RecLLM."""
@@ -29,31 +36,38 @@ class FirstStage(NamedTuple):
     manifest: Manifest
     retriever: ServedRetriever
     popularity: ServedRetriever
+    exact: Exact | None = None
+    """None where the index is made of the model when it is loaded, and so cannot be another's."""
 
 
 def first_stage(folder: Path, catalog: Catalog, device: str = "auto") -> FirstStage:
     """LRURec, or RecLLM out of its ranker's artifact. Raises BadArtifact."""
-    if _kind(folder) == "ranker":
+    if kind_of(folder) == "ranker":
         from services import recllm
 
         return FirstStage(*recllm.load(folder, catalog, device=device))
+    import torch
+
     from retriever.retrieve import load
 
     loaded = load(folder, catalog)
-    return FirstStage(loaded.manifest, loaded.retriever, loaded.popularity)
+    retriever = loaded.retriever
+
+    @torch.inference_mode()
+    def exact(histories: Sequence[History]) -> np.ndarray:
+        users_BD = torch.from_numpy(retriever.encode([history.items for history in histories]))
+        return np.asarray(retriever.model.scores(users_BD))
+
+    return FirstStage(loaded.manifest, retriever, loaded.popularity, exact)
 
 
-def _kind(folder: Path) -> str | None:
-    """What the artifact says it is; None where it cannot be read, which its loader then tells in full."""
-    try:
-        return str(json.loads((folder / MANIFEST).read_bytes()).get("kind"))
-    except (OSError, ValueError, AttributeError):
-        return None
-
-
-def retrieval_service(folder: Path, catalog: Catalog) -> RetrievalService:
-    """Raises BadArtifact."""
-    stage = first_stage(folder, catalog)
+def retrieval_service(
+    folder: Path, catalog: Catalog, stored: Prepared | None = None, device: str = "auto"
+) -> RetrievalService:
+    """Its index has found what its model scores highest, for some `stored` users. Raises BadArtifact."""
+    stage = first_stage(folder, catalog, device)
+    if stage.exact:
+        require_recall(stage.retriever, stage.exact, sample(stored, len(catalog)), f"the retriever in {folder}")
     return RetrievalService(catalog, stage.retriever, stage.popularity, card(stage.manifest))
 
 
@@ -66,18 +80,24 @@ def ranking_service(
     device: str = "auto",
 ) -> RankingService:
     """Every ranker loaded and self-tested. Raises BadArtifact; BadInput for two folders of one method."""
-    served: dict[RankerName, Served] = {}
-    for folder, one in zip(folders, _rankers(folders, catalog, backbone, device), strict=True):
-        name = cast(RankerName, one.card.method)
-        if name in served:
-            raise BadInput(f"two rankers are both {name!r}: {folder} and {served[name].card.name}. Give one of them.")
-        served[name] = one
+    served = by_name(_rankers(folders, catalog, backbone, device))
     if settings.default_ranker not in (None, "retrieval", *served):
         raise BadInput(f"TANDEM_DEFAULT_RANKER is {settings.default_ranker!r}; loaded are: {', '.join(served)}.")
     default = settings.default_ranker if settings.default_ranker in served else None
     service = RankingService(catalog, served, batcher(settings, registry), default)
     service.self_test()
     return service
+
+
+def by_name(rankers: Iterable[Served]) -> dict[RankerName, Served]:
+    """In their order. Raises BadInput for two of one method."""
+    served: dict[RankerName, Served] = {}
+    for one in rankers:
+        name = cast(RankerName, one.card.method)
+        if name in served:
+            raise BadInput(f"two rankers are both {name!r}: {one.card.name} and {served[name].card.name}. Give one.")
+        served[name] = one
+    return served
 
 
 def batcher(settings: RankingSettings, registry: CollectorRegistry) -> Batcher:

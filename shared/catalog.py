@@ -19,7 +19,7 @@ class Item:
     categories: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Catalog:
     """Item i of `items` has the dense index i + 1. Raises BadInput on a repeated id or an empty title."""
 

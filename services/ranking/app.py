@@ -1,11 +1,12 @@
 """The ranking service's routes: port 8002."""
 
-from __future__ import annotations
+# No `from __future__ import annotations`: FastAPI could not find what a function names its own.
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Annotated
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from prometheus_client import CollectorRegistry
 
 from services.http.application import application
@@ -13,21 +14,35 @@ from services.http.budget import Inherited
 from services.http.caller import needs
 from services.http.routes import Router
 from services.http.signature import by_signature
+from services.ranking.releases import RankingReleases
 from services.ranking.service import RankingService
 from services.ranking.settings import RankingSettings
+from services.releases import routes as release_routes
+from services.releases.routes import BOUND, Release
 from shared.wire import ModelList, RankAnswer, RankRequest
 
+Of = Callable[..., Awaitable[RankingService]]
 
-def create(settings: RankingSettings, service: RankingService, registry: CollectorRegistry) -> FastAPI:
+
+def create(settings: RankingSettings, serves: RankingService | RankingReleases, registry: CollectorRegistry) -> FastAPI:
+    """A service alone is the only release."""
+    releases = serves if isinstance(serves, RankingReleases) else RankingReleases(serves)
+
+    async def live() -> RankingService:
+        return releases.live
+
+    async def bound(release: Release) -> RankingService:
+        return releases.of(release)
+
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        service.close()
+        releases.close()
 
     return application(
         "Tandem ranking",
-        [routes(service)],
-        service.why_not_ready,
+        [routes(live), routes(bound, BOUND), release_routes.routes(releases)],
+        releases.live.why_not_ready,
         settings,
         registry,
         lifespan,
@@ -35,15 +50,17 @@ def create(settings: RankingSettings, service: RankingService, registry: Collect
     )
 
 
-def routes(service: RankingService) -> Router:
-    router = Router(dependencies=[needs("internal")])
+def routes(of: Of, prefix: str = "") -> Router:
+    """`of` is a FastAPI dependency: which service answers."""
+    router = Router(dependencies=[needs("internal")], prefix=prefix)
+    Service = Annotated[RankingService, Depends(of)]
 
     @router.post("/rank", response_model_exclude_none=True, summary="The same candidates re-scored, best first")
-    async def rank(request: RankRequest, deadline: Inherited) -> RankAnswer:
+    async def rank(request: RankRequest, deadline: Inherited, service: Service) -> RankAnswer:
         return await service.rank(request, deadline)
 
     @router.get("/models", response_model_exclude_none=True, summary="What is loaded")
-    async def models(deadline: Inherited) -> ModelList:
+    async def models(deadline: Inherited, service: Service) -> ModelList:
         return await service.models(deadline)
 
     return router

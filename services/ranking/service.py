@@ -5,16 +5,24 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
 from services.http import tracing
 from services.ranking.batcher import Batcher, Ranked
-from shared.candidate import Candidate
+from shared.candidate import Candidate, Ranking
 from shared.catalog import Catalog
 from shared.deadline import Deadline
-from shared.errors import BadAnswer, BadInput, TandemError, UnknownRanker
+from shared.errors import (
+    BadAnswer,
+    BadArtifact,
+    BadInput,
+    DeadlineExceeded,
+    Overloaded,
+    TandemError,
+    UnknownRanker,
+)
 from shared.history import History
 from shared.protocols import Ranker
 from shared.wire import (
@@ -26,22 +34,27 @@ from shared.wire import (
     RankedItem,
     RankerName,
     RankRequest,
+    ReleaseCard,
 )
 
 REASONS = 3
 """Per item, at most."""
-
+TEST_WITHIN_MS = 5_000
+TEST_TRIES = 12
+"""A self-test waits for its turn among live requests, and where there is no room for it, it comes again."""
 
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Served:
     """A loaded ranker. `self_test` raises GoldenMismatch unless it reproduces the score kept with its weights."""
 
     ranker: Ranker
     card: ModelCard
     self_test: Callable[[], None]
+    shares: object = field(default=None, repr=False)
+    """What it shares with others, kept in memory as long as one of them is."""
 
 
 class RankingService:
@@ -65,6 +78,22 @@ class RankingService:
         for served in self._rankers.values():
             served.self_test()
         self._tested = True
+
+    async def self_test_in_turn(self) -> None:
+        """The same beside live requests, on the thread that owns the models. Raises BadArtifact, or Overloaded."""
+        for served in self._rankers.values():
+            await self._in_turn(served)
+        self._tested = True
+
+    async def _in_turn(self, served: Served) -> None:
+        for _ in range(TEST_TRIES):
+            try:
+                await self._batcher.rank(_Test(served), History(()), (), Deadline.after_ms(TEST_WITHIN_MS))
+            except (Overloaded, DeadlineExceeded):
+                await asyncio.sleep(TEST_WITHIN_MS / 1000 / TEST_TRIES)
+            else:
+                return
+        raise Overloaded(f"{served.card.name} could not be tested: too many requests wait for the rankers. Ask again")
 
     def why_not_ready(self) -> str | None:
         if not self._tested:
@@ -115,7 +144,13 @@ class RankingService:
     async def models(self, deadline: Deadline) -> ModelList:
         return ModelList(models=[served.card for served in self._rankers.values()], default=self._default)
 
+    def described(self, release: str) -> ReleaseCard:
+        cards = [served.card for served in self._rankers.values()]
+        fingerprint = self._catalog.fingerprint()
+        return ReleaseCard(release=release, catalog=fingerprint[:12], models=cards, default=self._default)
+
     def close(self) -> None:
+        """Also of whatever shares its batcher."""
         self._batcher.close()
 
     def _served(self, name: RankerName | None) -> tuple[RankerName, Served]:
@@ -157,6 +192,24 @@ class RankingService:
             queue_ms=round(ranked.queue_ms, 3),
             rank_ms=round(ranked.rank_ms, 3),
         )
+
+
+class _Test:
+    """A self-test in the shape of a Ranker, so that it takes its turn."""
+
+    max_candidates = 0
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+
+    def rank(self, histories: Sequence[History], candidates: Sequence[Sequence[Candidate]]) -> list[Ranking]:
+        try:
+            self._served.self_test()
+        except TandemError:
+            raise
+        except Exception as error:
+            raise BadArtifact(f"{self._served.card.name} failed its self-test: {type(error).__name__}") from error
+        return [Ranking(())] * len(histories)
 
 
 async def _nothing() -> None:

@@ -1,14 +1,14 @@
-"""What the ranking service reads from the environment, with HttpSettings. Prefix TANDEM_."""
+"""What the ranking service reads from the environment, with ReleaseSettings. Prefix TANDEM_."""
 
 from __future__ import annotations
 
 from pydantic import Field
 
-from services.http.settings import HttpSettings
+from services.releases.settings import ReleaseSettings
 from shared.wire import RankerName
 
 
-class RankingSettings(HttpSettings):
+class RankingSettings(ReleaseSettings):
     max_queue: int = Field(
         default=64, ge=1, description="Requests waiting for the model; one more is refused with 503."
     )

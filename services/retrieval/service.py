@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from shared.candidate import Candidate
 from shared.catalog import Catalog, Item
@@ -20,6 +20,7 @@ from shared.wire import (
     ItemMetadata,
     ModelCard,
     ModelList,
+    ReleaseCard,
     ResolveAnswer,
     ResolveRequest,
     RetrieveAnswer,
@@ -49,9 +50,8 @@ class RetrievalService:
         self._card = card
         self.took: Took = lambda work, waited_s, seconds: None
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="retrieval")
-        self._by_category = _by_category(catalog)
         self._by_title = {item.title: index for index, item in reversed(list(enumerate(catalog.items, start=1)))}
-        self._outside = lru_cache(maxsize=64)(self._complement)
+        self._outside = lru_cache(maxsize=64)(partial(_complement, _by_category(catalog), len(catalog)))
 
     async def retrieve(self, request: RetrieveRequest, deadline: Deadline) -> RetrieveAnswer:
         """Never an item of the history, nor an excluded one. Raises DeadlineExceeded, or BadAnswer for a NaN."""
@@ -73,6 +73,9 @@ class RetrievalService:
 
     async def models(self, deadline: Deadline) -> ModelList:
         return ModelList(models=[self._card])
+
+    def described(self, release: str) -> ReleaseCard:
+        return ReleaseCard(release=release, catalog=self._card.catalog, models=[self._card])
 
     def close(self) -> None:
         self._worker.shutdown(cancel_futures=True)
@@ -149,16 +152,17 @@ class RetrievalService:
             elapsed_ms=round((time.perf_counter() - began) * 1000, 3),
         )
 
-    def _complement(self, categories: tuple[str, ...]) -> frozenset[int]:
-        """Everything outside the categories; exact for any retriever, at the price of a long list."""
-        inside = frozenset().union(*(self._by_category.get(category, frozenset()) for category in categories))
-        return frozenset(range(1, len(self._catalog) + 1)) - inside
-
 
 def _unless_late(work: _Work, deadline: Deadline) -> RetrieveAnswer:
     if deadline.expired:
         raise DeadlineExceeded("the request waited for the retriever until its time was over")
     return work()
+
+
+def _complement(by_category: Mapping[str, frozenset[int]], items: int, categories: tuple[str, ...]) -> frozenset[int]:
+    """Everything outside the categories; exact for any retriever, at the price of a long list."""
+    inside = frozenset[int]().union(*(by_category.get(category, frozenset()) for category in categories))
+    return frozenset(range(1, items + 1)) - inside
 
 
 def _by_category(catalog: Catalog) -> dict[str, frozenset[int]]:

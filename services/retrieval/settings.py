@@ -1,13 +1,13 @@
-"""What the retrieval service reads from the environment, with HttpSettings. Prefix TANDEM_."""
+"""What the retrieval service reads from the environment, with ReleaseSettings. Prefix TANDEM_."""
 
 from __future__ import annotations
 
 from pydantic import Field
 
-from services.http.settings import HttpSettings
+from services.releases.settings import ReleaseSettings
 
 
-class RetrievalSettings(HttpSettings):
+class RetrievalSettings(ReleaseSettings):
     max_body_bytes: int = Field(
         default=4 << 20,
         ge=1024,

@@ -68,12 +68,22 @@ class Prepared:
 def load(folder: Path) -> Prepared:
     """Raises BadArtifact where the folder is incomplete or changed."""
     manifest = open_artifact(folder, "data")
-    items = pl.read_parquet(folder / ITEMS)
-    rows = items.select("item_id", "title", "categories").iter_rows()
-    catalog = Catalog(tuple(Item(item_id, title, tuple(categories)) for item_id, title, categories in rows))
-    catalog.require(manifest.catalog_fingerprint, str(folder))
+    catalog = _catalog(folder, manifest)
     user_ids = pl.read_parquet(folder / USERS)["user_id"].to_list()
     interactions = pl.read_parquet(folder / INTERACTIONS)
     counts = np.bincount(interactions["user"].to_numpy(), minlength=len(user_ids))
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
     return Prepared(catalog, user_ids, offsets, interactions["item"].to_numpy().astype(np.int32), manifest)
+
+
+def load_catalog(folder: Path) -> Catalog:
+    """Without the interactions. Raises as `load` does."""
+    return _catalog(folder, open_artifact(folder, "data"))
+
+
+def _catalog(folder: Path, manifest: Manifest) -> Catalog:
+    items = pl.read_parquet(folder / ITEMS)
+    rows = items.select("item_id", "title", "categories").iter_rows()
+    catalog = Catalog(tuple(Item(item_id, title, tuple(categories)) for item_id, title, categories in rows))
+    catalog.require(manifest.catalog_fingerprint, str(folder))
+    return catalog
