@@ -30,6 +30,7 @@ COMMANDS = {
     "serve gateway": Command("serve", "Gateway", "POST /recommend, over the two services below"),
     "serve retrieval": Command("serve", "Retrieval", "the first stage"),
     "serve ranking": Command("serve", "Ranking", "the second stage"),
+    "stack": Command("stack", "Stack", "Redis and the three services as processes, as compose runs them"),
     "bench gateway": Command("bench", "Gateway", "what the gateway costs beside a bare route"),
     "keys add": Command("keys", "Add", "a new API key for a gateway's callers"),
     "keys list": Command("keys", "List", "the API keys of a file"),

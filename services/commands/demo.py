@@ -45,9 +45,37 @@ class Demo:
     """The address to listen at."""
     port: int = 8000
     """The port to listen at."""
+    registry: Path | None = None
+    """Serve nothing: publish what was made into this registry, where it has no current release yet."""
 
 
 def run(args: Demo) -> None:
+    if args.registry:
+        _publish(args.registry, args.home)
+    else:
+        _show(args)
+
+
+def _publish(folder: Path, home: Path) -> None:
+    """With the language model at hand as well, so that a service need not fetch it."""
+    from shared.registry import CURRENT, Registry
+
+    if (folder / CURRENT).exists():
+        return
+    from ranker.backbone import smollm2_folder
+    from ranker.registry import SHIPPED
+    from services.releases.publish import publish
+
+    smollm2_folder()
+    _prepare(home)
+    _train(home)
+    registry = Registry(folder)
+    release = publish(registry, home / DATASET, home / "retriever", [SHIPPED / f"llamarec-{DATASET}"])
+    registry.point(release.id)
+    print(f"published {release.id} to {folder}", file=sys.stderr)
+
+
+def _show(args: Demo) -> None:
     from ranker.registry import SHIPPED
     from shared.data.prepared import load
 
