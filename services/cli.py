@@ -31,6 +31,12 @@ COMMANDS = {
     "serve retrieval": Command("serve", "Retrieval", "the first stage"),
     "serve ranking": Command("serve", "Ranking", "the second stage"),
     "stack": Command("stack", "Stack", "Redis and the three services as processes, as compose runs them"),
+    "release publish": Command(
+        "release", "Publish", "a data folder, a retriever and rankers -> one release of a registry"
+    ),
+    "release list": Command("release", "List", "the releases of a registry"),
+    "release promote": Command("release", "Promote", "which release a process starts with"),
+    "fetch": Command("fetch", "Fetch", "releases from a folder, s3:// or https://, checked"),
     "bench gateway": Command("bench", "Gateway", "what the gateway costs beside a bare route"),
     "keys add": Command("keys", "Add", "a new API key for a gateway's callers"),
     "keys list": Command("keys", "List", "the API keys of a file"),

@@ -10,6 +10,7 @@ Nothing in it is ever changed but `current`: a release that is there is there wh
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -21,12 +22,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from shared.artifact import MANIFEST, Kind, Manifest, open_artifact, sha256, write_text
+from shared.artifact import MANIFEST, Kind, Manifest, open_artifact, write_text
 from shared.errors import BadArtifact, BadInput, CatalogMismatch, ChecksumMismatch, MissingFile, UnknownRelease
 from shared.wire import ReleaseId
 
 ARTIFACTS, RELEASES, CURRENT = "artifacts", "releases", "current"
-COPY_AGAIN = "Publish it again, or copy it again with `tandem fetch`."
+COPY_AGAIN = "Publish it again, or copy it again with `tandem fetch --verify`."
 
 
 class Part(BaseModel):
@@ -85,6 +86,10 @@ class Registry:
                 "or copy one with `tandem fetch`."
             ) from None
 
+    def current_data(self) -> Path:
+        """The data folder of the current release. Raises as `release` does."""
+        return self.place(self.release(self.current()).data)
+
     def promote(self, release: str) -> str | None:
         """Makes it the current one, and returns which one was. Raises UnknownRelease or BadArtifact: what is promoted
         is there whole."""
@@ -97,26 +102,26 @@ class Registry:
         write_text(self.folder / CURRENT, release + "\n")
         return before
 
-    def check(self, release: str) -> Release:
-        """Reads every byte of it. Raises UnknownRelease, BadArtifact or one of its kinds."""
+    def whole(self, release: str) -> Release:
+        """What it names is there, and of one catalogue; what is in the files is for `open_artifact` to check. Raises
+        UnknownRelease, or BadArtifact or one of its kinds."""
         found = self.release(release)
-        manifests = [open_artifact(self.artifact(found.data), "data")]
-        manifests += [open_artifact(self.artifact(part), kind_of(self.artifact(part))) for part in found.parts[1:]]
-        require_one_catalog(found.id, manifests)
+        require_one_catalog(f"release {release!r}", [self.manifest(part) for part in found.parts])
         return found
 
-    def artifact(self, part: Part) -> Path:
-        """Its folder, with the manifest that the release names. What is in it is for `open_artifact` to check. Raises
-        MissingFile or ChecksumMismatch."""
-        folder = self.place(part)
-        if not (folder / MANIFEST).is_file():
+    def check(self, release: str) -> Release:
+        """`whole`, and every byte of it."""
+        found = self.whole(release)
+        for part in found.parts:
+            open_artifact(self.place(part), self.manifest(part).kind)
+        return found
+
+    def manifest(self, part: Part) -> Manifest:
+        """Raises MissingFile, ChecksumMismatch or BadArtifact."""
+        path = self.place(part) / MANIFEST
+        if not path.is_file():
             raise MissingFile(f"{self.folder} lacks {ARTIFACTS}/{part.name}, which a release names. {COPY_AGAIN}")
-        actual = sha256(folder / MANIFEST)
-        if actual != part.sha256:
-            raise ChecksumMismatch(
-                f"{folder / MANIFEST} has sha256 {actual[:12]}, its release says {part.sha256[:12]}. {COPY_AGAIN}"
-            )
-        return folder
+        return manifest_of(path.read_bytes(), part, str(path))
 
     def place(self, part: Part) -> Path:
         return self.folder / ARTIFACTS / part.name
@@ -162,6 +167,17 @@ def parse(content: bytes, release: str, where: str) -> Release:
     if found.id != release:
         raise BadArtifact(f"{where} says that it is the release {found.id!r}. {COPY_AGAIN}")
     return found
+
+
+def manifest_of(content: bytes, part: Part, where: str) -> Manifest:
+    """Raises ChecksumMismatch or BadArtifact, naming where it was read."""
+    actual = hashlib.sha256(content).hexdigest()
+    if actual != part.sha256:
+        raise ChecksumMismatch(f"{where} has sha256 {actual[:12]}, its release says {part.sha256[:12]}. {COPY_AGAIN}")
+    try:
+        return Manifest.model_validate_json(content)
+    except ValidationError as error:
+        raise BadArtifact(f"{where} cannot be read: {error.errors()[0]['msg']}. {COPY_AGAIN}") from None
 
 
 def is_release_id(text: str) -> bool:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from services.releases.host import LOCAL
 from shared.artifact import MANIFEST, Kind, Manifest, open_artifact, sha256, writing
 from shared.errors import BadInput
 from shared.registry import Part, Registry, Release, is_release_id, kind_of, require_one_catalog
@@ -19,8 +20,11 @@ def publish(
 ) -> Release:
     """Copies what is not there yet. Without a name, the release is named by its content, so that publishing the same
     again changes nothing. Raises BadArtifact or one of its kinds, or BadInput for a name that is taken."""
-    if release is not None and not is_release_id(release):
-        raise BadInput(f"--id {release!r}: a to z and 0 to 9 first, then also . _ and -, at most 64 in all")
+    if release is not None and (not is_release_id(release) or release == LOCAL):
+        raise BadInput(
+            f"--id {release!r}: a to z and 0 to 9 first, then also . _ and -, at most 64 in all; "
+            f"{LOCAL!r} is what a process calls the folders that it was started with"
+        )
     kinds: list[tuple[Path, Kind]] = [(data, "data"), (retriever, kind_of(retriever))]
     kinds += [(folder, "ranker") for folder in rankers]
     manifests = [open_artifact(folder, kind) for folder, kind in kinds]
