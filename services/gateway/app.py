@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
@@ -14,20 +14,20 @@ from services.gateway.cache.breaker import Breaker
 from services.gateway.cache.flight import Flights
 from services.gateway.cache.settings import open_cache
 from services.gateway.direct import Direct
-from services.gateway.ladder import Ladder
-from services.gateway.loaded import Loaded
 from services.gateway.metrics import Answers
 from services.gateway.people import People
-from services.gateway.popular import Popular
-from services.gateway.ports import Histories, RankingPort, RetrievalPort
-from services.gateway.recommend import Recommender
+from services.gateway.ports import Click, Histories, RankingPort, RetrievalPort
 from services.gateway.records import Records
 from services.gateway.remote import RemoteRanking, RemoteRetrieval, client
-from services.gateway.rerank import Reranker
-from services.gateway.resilience import ResilientRanking, ResilientRetrieval
+from services.gateway.rollout.hosts import Hosts, over_http
+from services.gateway.rollout.releases import Releases
+from services.gateway.rollout.routes import no_rollout_routes
+from services.gateway.rollout.state import STARTED
 from services.gateway.routes import routes
 from services.gateway.routes_state import state_routes
+from services.gateway.serving import Serving
 from services.gateway.settings import GatewaySettings
+from services.gateway.stack import Shared, Stack
 from services.gateway.state.settings import open_state
 from services.http.application import application
 from services.http.door import by_keys
@@ -54,6 +54,7 @@ def create(settings: GatewaySettings, histories: Histories) -> FastAPI:
         resources,
         CollectorRegistry(),
         hedge=settings.hedge_retrieval,
+        hosts=over_http(to_retrieval, to_ranking),
     )
 
 
@@ -65,36 +66,47 @@ def compose(
     resources: AsyncExitStack,
     registry: CollectorRegistry,
     hedge: bool = False,
+    hosts: Hosts | None = None,
 ) -> FastAPI:
-    """`resources` are closed when the application stops. Raises BadInput for settings that cannot be."""
-    retrieval = ResilientRetrieval(retrieval, settings.breaker_failures, settings.breaker_open_s, hedge)
-    ranking = ResilientRanking(ranking, settings.breaker_failures, settings.breaker_open_s)
+    """`resources` are closed when the application stops. `hosts`: where other releases can be loaded than the one that
+    `retrieval` and `ranking` started with. Raises BadInput for settings that cannot be."""
     policy = settings.policy()
     observe = Answers(registry, settings.log_salt)
     to_redis = Breaker("the store")
     state = open_state(settings, breaker=to_redis, took=observe.redis_took)
     cache = open_cache(state.connections, settings, count=observe.cached)
-    for hop, breaker in (("retrieval", retrieval.breaker), ("ranking", ranking.breaker), ("redis", to_redis)):
-        observe.watch(hop, breaker)
     flights = Flights(cache, settings.cache_bounds(), observe.cached)
-    popular = Popular(retrieval, settings.popularity_file)
-    loaded = Loaded(retrieval, ranking, settings.default_ranker)
     far = state.connections is not None
     people = People(histories, state, settings.data_tenant, far)
-    ladder = Ladder(retrieval, ranking, popular, loaded, cache, flights, policy)
     records = Records(state, observe.record_lost, far)
-    recommender = Recommender(people, ladder, retrieval, popular, loaded, records, policy, observe)
-    reranker = Reranker(people, ladder, retrieval, loaded, policy)
+    shared = Shared(settings, policy, people, cache, flights, records, observe, hedge)
+    first = shared.stack(STARTED, retrieval, ranking)
+    releases = Releases(settings, shared, first, hosts, state.connections, registry) if hosts else None
+    serving = releases.serving if releases else Serving(first, policy)
+    observe.watch("retrieval", lambda: serving.live.retrieval.breaker)
+    observe.watch("ranking", lambda: serving.live.ranking.breaker)
+    observe.watch("redis", lambda: to_redis)
+
+    def clicked(clicks: Sequence[Click]) -> None:
+        observe.clicked(clicks)
+        if releases:
+            releases.metrics.clicked(clicks)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with resources:
-            await asyncio.gather(popular.refresh(), loaded.refresh())
-            refreshing = asyncio.create_task(_keep_fresh(popular, loaded, settings.popularity_refresh_s))
+            if releases:
+                await releases.rollout.start()
+            stacks = releases.rollout.stacks if releases else lambda: (first,)
+            await _refresh(serving, stacks())
+            tasks = [asyncio.create_task(_keep_fresh(serving, stacks, settings.popularity_refresh_s))]
+            tasks += [asyncio.create_task(work()) for work in (releases.work if releases else ())]
             yield
-            refreshing.cancel()
-            with suppress(asyncio.CancelledError):
-                await refreshing
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if releases:
+                await releases.aclose()
             await flights.aclose()
             await records.aclose()
             await cache.aclose()
@@ -104,13 +116,14 @@ def compose(
     rates = Rates(redis_url, settings.redis_timeout_ms / 1000)
     resources.push_async_callback(rates.aclose)
     routers = [
-        routes(recommender, reranker, retrieval, ranking, policy),
-        state_routes(state, cache, histories, retrieval, policy, settings.data_tenant, observe.clicked),
+        routes(serving, policy),
+        state_routes(state, cache, histories, serving, policy, settings.data_tenant, clicked),
+        releases.routes() if releases else no_rollout_routes(),
     ]
     app = application(
         "Tandem",
         routers,
-        popular.why_not_ready,
+        lambda: serving.live.popular.why_not_ready(),
         settings,
         registry,
         lifespan,
@@ -122,9 +135,13 @@ def compose(
     return app
 
 
-async def _keep_fresh(popular: Popular, loaded: Loaded, every_s: float) -> None:
+async def _refresh(serving: Serving, stacks: Iterable[Stack]) -> None:
+    await asyncio.gather(*(stack.refresh(keep=stack is serving.live) for stack in stacks))
+
+
+async def _keep_fresh(serving: Serving, stacks: Callable[[], Iterable[Stack]], every_s: float) -> None:
     """Until cancelled."""
     while True:
-        fresh = popular.latest is not None and loaded.complete
+        fresh = serving.live.ready
         await asyncio.sleep(every_s if fresh else min(RETRY_S, every_s))
-        await asyncio.gather(popular.refresh(), loaded.refresh())
+        await _refresh(serving, stacks())

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable, Sequence
 
 from services.gateway.cache.keys import user_prefix
-from services.gateway.ports import CacheStore, Histories, State, Stored, Who
+from services.gateway.ports import CacheStore, Click, Histories, State, Stored, Who
 from services.gateway.state.merge import merged
 from shared.errors import UnknownUser
-from shared.wire import ErasedAnswer, Event, EventsAnswer, HistoryAnswer, Rung, Token, UserAnswer
+from shared.wire import ErasedAnswer, Event, EventsAnswer, HistoryAnswer, Token, UserAnswer
 
-Clicked = Callable[[Sequence[tuple[str, Rung]]], None]
-"""Hears, as (ranker, rung), of each recommended item that was taken."""
+Clicked = Callable[[Sequence[Click]], None]
+"""Hears of each recommended item that was taken."""
 
 
 class Users:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from services.gateway.ports import RetrievalPort, State
+from typing import Protocol
+
+from services.gateway.ports import State
 from shared.deadline import Deadline
 from shared.errors import Unavailable
 from shared.wire import ItemAnswer, ItemState
 
 
+class Catalogue(Protocol):
+    async def item(self, item_id: str, deadline: Deadline) -> ItemAnswer:
+        """Raises UnknownItem."""
+        ...
+
+
 class Items:
-    def __init__(self, state: State, retrieval: RetrievalPort) -> None:
+    def __init__(self, state: State, retrieval: Catalogue) -> None:
         self._state = state
         self._retrieval = retrieval
 

@@ -80,7 +80,10 @@ class Ladder:
         cache: CacheStore,
         flights: Flights,
         policy: Policy,
+        release: str = "",
+        decoded: Decoded | None = None,
     ) -> None:
+        """`release`: whose answers these are, in the cache. `decoded` may be shared by the ladders of all releases."""
         self._retrieval = retrieval
         self._ranking = ranking
         self._popular = popular
@@ -88,7 +91,8 @@ class Ladder:
         self._cache = cache
         self._flights = flights
         self._policy = policy
-        self._decoded = Decoded()
+        self._release = release
+        self._decoded = decoded or Decoded()
         self._found: dict[str, RetrieveAnswer] = {}
         """Of the flights whose ranker is at work."""
 
@@ -100,6 +104,10 @@ class Ladder:
         if not confident:
             course.degradation.append("low_confidence")
         return made, confident
+
+    async def anew(self, deadline: Deadline, question: Question) -> RankedList:
+        """Past the cache. Raises what retrieval raises; what a ranker does wrong stands in the list."""
+        return await self._make(deadline, question)
 
     async def _descend(self, course: Course, question: Question) -> RankedList:
         key = self._key(course.tenant, question)
@@ -291,6 +299,7 @@ class Ladder:
         usual = len(person.history) + len(person.seen) <= USUAL_HISTORY
         found: str = (_key_of if usual else _key_of.__wrapped__)(
             tenant,
+            self._release,
             "explained" if question.explain else "ranking" if card else "retrieval",
             person.history,
             person.seen,
@@ -310,6 +319,7 @@ class Ladder:
             Parts(
                 tenant=tenant,
                 kind="last",
+                release=self._release,
                 history=b"",
                 candidates=Retrieved(retriever="", index="", categories=frozenset(question.categories), k=question.k),
                 ranker=question.ranker or self._loaded.default or "",
@@ -322,6 +332,7 @@ class Ladder:
 @lru_cache(maxsize=1024)
 def _key_of(
     tenant: str,
+    release: str,
     kind: Kind,
     history: tuple[str, ...],
     seen: frozenset[str],
@@ -338,6 +349,7 @@ def _key_of(
     return cache_key(
         Parts(
             tenant=tenant,
+            release=release,
             kind=kind,
             history=digest([*history, "", *sorted(seen)]),
             candidates=digest(given) if given else asked,

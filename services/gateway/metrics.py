@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.gateway.cache.breaker import Breaker
+from services.gateway.ports import Click
 from services.gateway.recommend import Answered, ordered_by
 from services.http.logs import LINE, hashed
-from shared.wire import Rung
 
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 REDIS_BUCKETS_S = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5)
@@ -91,6 +91,8 @@ class Answers:
             "cache": answer.cache,
             "degradation": answer.degradation,
         }
+        if answer.experiment is not None:
+            about |= {"experiment": answer.experiment.name, "variant": answer.experiment.variant}
         line = LINE.get()
         if line is None or "recommendation_id" in line:
             log.info("recommended", **about)
@@ -103,9 +105,9 @@ class Answers:
             series = self._outcomes[outcome] = self.cache.labels(outcome)
         series.inc()
 
-    def clicked(self, clicks: Sequence[tuple[str, Rung]]) -> None:
-        for ranker, rung in clicks:
-            self.clicks.labels(ranker, rung).inc()
+    def clicked(self, clicks: Sequence[Click]) -> None:
+        for click in clicks:
+            self.clicks.labels(click.ranker, click.rung).inc()
 
     def record_lost(self) -> None:
         self.lost.inc()
@@ -113,5 +115,6 @@ class Answers:
     def redis_took(self, seconds: float) -> None:
         self.redis.observe(seconds)
 
-    def watch(self, hop: str, breaker: Breaker) -> None:
-        self.open.labels(hop).set_function(lambda: not breaker.closed)
+    def watch(self, hop: str, breaker: Callable[[], Breaker]) -> None:
+        """Which one it is may change with the release."""
+        self.open.labels(hop).set_function(lambda: not breaker().closed)

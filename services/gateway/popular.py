@@ -33,15 +33,17 @@ class Popular:
         self.static = _read(file) if file else None
         self._list: RankedList | None = None
 
-    async def refresh(self) -> bool:
-        """Whether there is a fresh list; the old one stays where there is none."""
+    async def refresh(self, keep: bool = True) -> bool:
+        """Whether there is a fresh list; the old one stays where there is none. The file is only for those who `keep`:
+        one release's, where there are several."""
         try:
             async with asyncio.timeout(FETCH_MS / 1000):
                 self.latest = await self._retrieval.popular(KEPT, Deadline.after_ms(FETCH_MS))
         except Exception as error:  # whatever it was, the loop must go on
             log.warning("popularity not refreshed", error=type(error).__name__)
             return False
-        self._keep(self.latest)
+        if keep:
+            self._keep(self.latest)
         return True
 
     def list(self) -> RankedList | None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from shared.deadline import Deadline
 from shared.wire import (
     Event,
+    Experiment,
     ItemAnswer,
     ItemState,
     ModelList,
@@ -138,17 +139,26 @@ class Record:
     item_ids: tuple[str, ...]
     ranker: str
     rung: Rung
+    experiment: Experiment | None = None
+
+
+class Click(NamedTuple):
+    """A recommended item that was taken, by how it was recommended."""
+
+    ranker: str
+    rung: Rung
+    experiment: Experiment | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Appended:
     """versions: of each user and session after the write.  clicked: the accepted interactions with an item of a known
-    recommendation, as (ranker, rung)."""
+    recommendation."""
 
     accepted: int
     duplicates: int
     versions: Mapping[Who, int]
-    clicked: Sequence[tuple[str, Rung]] = ()
+    clicked: Sequence[Click] = ()
 
 
 class State(Protocol):

@@ -26,6 +26,7 @@ from shared.wire import (
     MAX_LIMIT,
     MAX_SEEN,
     RERANKED,
+    Experiment,
     Models,
     RankerName,
     RecommendAnswer,
@@ -76,21 +77,35 @@ class Recommender:
         self.policy = policy
 
     async def recommend(
-        self, request: RecommendRequest, deadline: Deadline, tenant: str = "default"
+        self,
+        request: RecommendRequest,
+        deadline: Deadline,
+        tenant: str = "default",
+        experiment: Experiment | None = None,
     ) -> RecommendAnswer:
         """Raises UnknownRanker; Unavailable or DeadlineExceeded where there is nothing to answer with,
         or where a part failed and the request allows no degraded answer."""
         budget_ms = deadline.remaining_ms()
+        answer, made = await self._answer(request, deadline, tenant, experiment)
+        await self._records.keep(tenant, request.user_id, _record(answer, made))
+        self._observe(Answered(tenant, request.user_id, answer, made, budget_ms))
+        return answer
+
+    async def consider(self, request: RecommendRequest, deadline: Deadline, tenant: str) -> RecommendAnswer:
+        """What would be answered. Nobody gets it, it is not written down, and no metric of answers hears of it."""
+        answer, _ = await self._answer(request, deadline, tenant, None)
+        return answer
+
+    async def _answer(
+        self, request: RecommendRequest, deadline: Deadline, tenant: str, experiment: Experiment | None
+    ) -> tuple[RecommendAnswer, RankedList]:
         working = self.policy.working_time(deadline)
         course = Course(tenant=tenant, deadline=working, allow_degraded=request.allow_degraded)
         person = await self._people.read(course, request.user_id, request.session_id, request.history, request.after)
         question = self._question(course, request, person)
         made, confident = await self._ladder.descend(course, question)
         order = await self._order(course, request, person, made, confident)
-        answer = answer_of(course, made, order, confident, "metadata" in request.include)
-        await self._records.keep(tenant, request.user_id, _record(answer, made))
-        self._observe(Answered(tenant, request.user_id, answer, made, budget_ms))
-        return answer
+        return answer_of(course, made, order, confident, "metadata" in request.include, experiment), made
 
     def _question(self, course: Course, request: RecommendRequest, person: Person) -> Question:
         return Question(
@@ -197,7 +212,12 @@ def chosen(asked: RankerName | str | None, loaded: Loaded, policy: Policy, deadl
 
 
 def answer_of(
-    course: Course, made: RankedList, order: Sequence[Placed], confident: bool, metadata: bool
+    course: Course,
+    made: RankedList,
+    order: Sequence[Placed],
+    confident: bool,
+    metadata: bool,
+    experiment: Experiment | None = None,
 ) -> RecommendAnswer:
     ranked, fresh = made.ranked, course.cache == "miss"
     return RecommendAnswer(
@@ -218,6 +238,7 @@ def answer_of(
             queue=ranked.queue_ms if ranked and fresh else 0.0,
             rank=ranked.rank_ms if ranked and fresh else 0.0,
         ),
+        experiment=experiment,
     )
 
 
@@ -262,4 +283,5 @@ def _record(answer: RecommendAnswer, made: RankedList) -> Record:
         item_ids=tuple([item.item_id for item in answer.items]),
         ranker=ordered_by(answer, made),
         rung=answer.rung,
+        experiment=answer.experiment,
     )

@@ -17,6 +17,7 @@ from shared.errors import BadInput
 from shared.wire import (
     MAX_HISTORY,
     Document,
+    Experiment,
     RankerName,
     RankItemsRequest,
     RecommendAnswer,
@@ -40,7 +41,13 @@ class Reranker:
         self._loaded = loaded
         self._policy = policy
 
-    async def rank(self, request: RankItemsRequest, deadline: Deadline, tenant: str = "default") -> RecommendAnswer:
+    async def rank(
+        self,
+        request: RankItemsRequest,
+        deadline: Deadline,
+        tenant: str = "default",
+        experiment: Experiment | None = None,
+    ) -> RecommendAnswer:
         """Raises as Recommender.recommend does. Candidates that the catalogue does not know are `missing_ids`."""
         working = self._policy.working_time(deadline)
         course = Course(tenant=tenant, deadline=working, allow_degraded=request.allow_degraded)
@@ -57,7 +64,7 @@ class Reranker:
         )
         made, confident = await self._ladder.descend(course, question)
         order = ordered(made, confident)[: request.limit]
-        return answer_of(course, made, order, confident, question.metadata)
+        return answer_of(course, made, order, confident, question.metadata, experiment)
 
     async def rerank(self, request: RerankRequest, deadline: Deadline, tenant: str = "default") -> RerankAnswer:
         """Raises BadInput where no document names an item."""

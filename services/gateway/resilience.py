@@ -14,7 +14,7 @@ from services.gateway.course import within
 from services.gateway.latency import Latency
 from services.gateway.ports import RankingPort, RetrievalPort
 from shared.deadline import Deadline
-from shared.errors import BadAnswer, DeadlineExceeded, Overloaded, Unavailable
+from shared.errors import BadAnswer, DeadlineExceeded, Overloaded, ReleaseNotLoaded, Unavailable
 from shared.wire import (
     ItemAnswer,
     ModelList,
@@ -41,7 +41,8 @@ class Silent(DeadlineExceeded):
 
 
 def _is_fault(error: Exception) -> bool:
-    return isinstance(error, Silent) or is_silence(error)
+    """Who answers that a release is not loaded is alive, and whole again as soon as it is."""
+    return isinstance(error, Silent) or (is_silence(error) and not isinstance(error, ReleaseNotLoaded))
 
 
 class _Hop:

@@ -12,8 +12,7 @@ from services.gateway.batch import recommend_all
 from services.gateway.direct import DirectRoute
 from services.gateway.policy import Policy
 from services.gateway.ports import RankingPort, RetrievalPort
-from services.gateway.recommend import Recommender
-from services.gateway.rerank import Reranker
+from services.gateway.serving import Serving
 from services.http.caller import Tenant, needs
 from services.http.routes import Route, Router
 from shared.errors import TandemError
@@ -48,34 +47,32 @@ async def asked_ms(asked: AskedMs = None, envoy: EnvoyMs = None) -> float | None
 Bound = Annotated[float | None, Depends(asked_ms)]
 
 
-def routes(
-    recommender: Recommender, reranker: Reranker, retrieval: RetrievalPort, ranking: RankingPort, policy: Policy
-) -> APIRouter:
+def routes(serving: Serving, policy: Policy) -> APIRouter:
     router = Router(dependencies=[needs("read")], route_class=DirectRoute)
 
     # Answers are given as bytes: they are validated already, and FastAPI would do it once more.
     @router.post("/recommend", response_model=RecommendAnswer, summary="The next items for one user")
     async def recommend(request: RecommendRequest, tenant: Tenant, bound: Bound) -> Response:
-        answer = await recommender.recommend(request, policy.deadline(request.timeout_ms, bound), tenant)
+        answer = await serving.recommend(request, policy.deadline(request.timeout_ms, bound), tenant)
         return Response(answer.model_dump_json(exclude_none=True), media_type=JSON)
 
     @router.post("/recommend/batch", response_model=BatchAnswer, summary="Up to 32 at once, each with its status")
     async def batch(request: BatchRequest, tenant: Tenant, bound: Bound) -> Response:
-        answers = await recommend_all(recommender, request, bound, tenant)
+        answers = await recommend_all(serving, request, bound, tenant)
         return Response(answers.model_dump_json(exclude_none=True), media_type=JSON)
 
     @router.post("/rank", response_model=RecommendAnswer, summary="The caller's own candidates, best first")
     async def rank(request: RankItemsRequest, tenant: Tenant, bound: Bound) -> Response:
-        answer = await reranker.rank(request, policy.deadline(request.timeout_ms, bound), tenant)
+        answer = await serving.rank(request, policy.deadline(request.timeout_ms, bound), tenant)
         return Response(answer.model_dump_json(exclude_none=True), media_type=JSON)
 
     @router.post("/rerank", response_model=RerankAnswer, summary="The same in the shape of Jina and Cohere")
     async def rerank(request: RerankRequest, tenant: Tenant, bound: Bound) -> Response:
-        answer = await reranker.rerank(request, policy.deadline(bound), tenant)
+        answer = await serving.rerank(request, policy.deadline(bound), tenant)
         return Response(answer.model_dump_json(exclude_none=True), media_type=JSON)
 
     async def models() -> ModelList:
-        return await _models(retrieval, ranking, policy)
+        return await _models(serving.live.retrieval, serving.live.ranking, policy)
 
     about = "What is loaded, as far as it answers"
     router.add_api_route("/models", models, response_model_exclude_none=True, summary=about, route_class_override=Route)

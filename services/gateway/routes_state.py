@@ -8,9 +8,9 @@ from fastapi import APIRouter, Path
 from pydantic import ValidatorFunctionWrapHandler, WrapValidator
 
 from services.gateway.events import Clicked, Users
-from services.gateway.items import Items
+from services.gateway.items import Catalogue, Items
 from services.gateway.policy import Policy
-from services.gateway.ports import CacheStore, Histories, RetrievalPort, State
+from services.gateway.ports import CacheStore, Histories, State
 from services.http.caller import Tenant, needs
 from services.http.routes import Router
 from shared.wire import (
@@ -42,7 +42,7 @@ def state_routes(
     state: State,
     cache: CacheStore,
     histories: Histories,
-    retrieval: RetrievalPort,
+    retrieval: Catalogue,
     policy: Policy,
     home: str = "default",
     clicked: Clicked = lambda clicks: None,

@@ -8,11 +8,12 @@ from pydantic import Field, HttpUrl
 
 from services.gateway.cache.settings import CacheSettings
 from services.gateway.policy import Policy
+from services.gateway.rollout.settings import RolloutSettings
 from services.gateway.state.settings import StateSettings
 from shared.wire import MAX_TIMEOUT_MS, RankerName
 
 
-class GatewaySettings(StateSettings, CacheSettings):
+class GatewaySettings(StateSettings, CacheSettings, RolloutSettings):
     retrieval_url: HttpUrl = Field(
         default=HttpUrl("http://127.0.0.1:8001"), description="Where the retrieval service answers."
     )
@@ -31,7 +32,8 @@ class GatewaySettings(StateSettings, CacheSettings):
     reserve_ms: float = Field(
         default=10,
         ge=0,
-        description="Kept back from both stages to put the answer together; at most a fifth of the budget. Milliseconds.",
+        description="Kept back from both stages to put the answer together; at most a fifth of the budget. "
+        "Milliseconds.",
     )
     default_ranker: RankerName | None = Field(
         default=None, description="For requests that name none; where unset, the ranking service's own default."

@@ -55,6 +55,7 @@ EXAMPLES: dict[str, Any] = {
     "POST /rank": {"user_id": "u1", "candidates": ["i4", "i2", "i7"]},
     "POST /rerank": {"query": "i1\ni2", "documents": ["i4", {"text": "Title 2"}], "top_n": 2},
     "POST /events": {"events": [{"event_id": "e1", "user_id": "u1", "item_id": "i8", "timestamp": 5}]},
+    "POST /admin/models": {"release": "r1", "as": "live"},
     "PUT /items/{item_id}": {"available": False, "categories": ["Opera"]},
 }
 """A body for each operation that takes one, without the version."""

@@ -39,12 +39,14 @@ class Retrieved:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """history and candidates: `digest` of the ids.  ranker, labels, template: what the artifact says of itself.
+    """release: what is kept for one is never read for another, even where both have the same models.
+    history and candidates: `digest` of the ids.  ranker, labels, template: what the artifact says of itself.
     user_id: for rankers that know users, and for those alone: others share the answers of equal histories.
     carries: what stands beside each item."""
 
     tenant: str
     kind: Kind
+    release: str = ""
     history: bytes
     candidates: bytes | Retrieved | None = None
     ranker: str = ""
@@ -61,6 +63,7 @@ def cache_key(parts: Parts) -> str:
     head, asked, middle, tail = _frame(
         parts.tenant,
         parts.kind,
+        parts.release,
         candidates if isinstance(candidates, Retrieved) else None,
         parts.ranker,
         parts.labels,
@@ -91,6 +94,7 @@ def digest(ids: Sequence[str]) -> bytes:
 def _frame(
     tenant: str,
     kind: Kind,
+    release: str,
     candidates: Retrieved | None,
     ranker: str,
     labels: str,
@@ -100,8 +104,10 @@ def _frame(
     """What many keys have in common, encoded once: what stands before the history, the candidates, what stands between
     them and the user, and what stands after."""
     asked = candidates.question() if candidates else None
+    # The history that follows is of another type, so that nothing takes the place of a release that is not there.
+    head = (tenant, kind, release) if release else (tenant, kind)
     middle = b"".join(map(_encode, (ranker, labels, template)))
-    return _encode(tenant) + _encode(kind), _encode(asked), middle, _encode(carries)
+    return b"".join(map(_encode, head)), _encode(asked), middle, _encode(carries)
 
 
 @lru_cache(maxsize=4096)

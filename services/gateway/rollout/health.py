@@ -53,6 +53,11 @@ class Health:
         """No answer at all."""
         self._add(_Seen(self._clock(), True, False, 0.0))
 
+    def clear(self) -> None:
+        """What was seen of it in another role says nothing about this one."""
+        self._seen.clear()
+        self._numbers = None
+
     def _add(self, seen: _Seen) -> None:
         self._seen.append(seen)
         self._numbers = None

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from services.gateway.ports import Appended, Record, Who
-from shared.wire import Event, Rung
+from services.gateway.ports import Appended, Click, Record, Who
+from shared.wire import Event
 
 DIGEST_BYTES = 12
 
@@ -73,8 +73,8 @@ def appended(
     return Appended(len(fresh), len(events) - len(fresh), versions, clicked)
 
 
-def _click(event: Event, records: Mapping[str, Record]) -> tuple[str, Rung] | None:
+def _click(event: Event, records: Mapping[str, Record]) -> Click | None:
     record = records.get(event.recommendation_id) if event.recommendation_id else None
     if record is None or event.type != "interaction" or event.item_id not in record.item_ids:
         return None
-    return record.ranker, record.rung
+    return Click(record.ranker, record.rung, record.experiment)

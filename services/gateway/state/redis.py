@@ -21,7 +21,7 @@ from services.gateway.state.scripts import APPEND, ITEMS, READ, SET_ITEM, Comman
 from services.gateway.state.together import Together
 from services.gateway.state.tombstones import Tombstones
 from shared.errors import BadAnswer, Unavailable
-from shared.wire import Event, ItemState
+from shared.wire import Event, Experiment, ItemState
 
 ONE = ord("1")
 WRITE_PATIENCE = 10
@@ -158,7 +158,10 @@ class RedisState:
 
     async def record(self, tenant: str, user_id: str | None, record: Record) -> None:
         """Without the user, who may be erased."""
-        value = json.dumps({"items": record.item_ids, "ranker": record.ranker, "rung": record.rung})
+        about: dict[str, Any] = {"items": record.item_ids, "ranker": record.ranker, "rung": record.rung}
+        if record.experiment is not None:
+            about["experiment"] = record.experiment.model_dump()
+        value = json.dumps(about)
         key = keys.record(tenant, record.recommendation_id)
         # One for each answer that is given, and nobody waits for it.
         _none_refused([await self._records.send(("SET", key, value, "PX", _ms(self._bounds.record_ttl_s)))])
@@ -231,7 +234,9 @@ def _records(found: Mapping[str, Any]) -> dict[str, Record]:
 def _record(recommendation_id: str, stored: Any) -> Record | None:
     try:
         fields = json.loads(stored)
-        return Record(recommendation_id, tuple(fields["items"]), fields["ranker"], fields["rung"])
+        items, ranker, rung = tuple(fields["items"]), fields["ranker"], fields["rung"]
+        part_of = fields.get("experiment")
+        return Record(recommendation_id, items, ranker, rung, Experiment.model_validate(part_of) if part_of else None)
     except (ValueError, TypeError, LookupError):
         log.warning("a recommendation record cannot be read", recommendation_id=recommendation_id)
         return None

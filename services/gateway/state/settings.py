@@ -48,8 +48,8 @@ class StateSettings(HttpSettings):
     )
     erasure_secret: SecretStr = Field(
         default=SecretStr(""),
-        description="Keys the hash that stands for an erased user; the same in all gateways. Must never change: another "
-        "one brings a data folder's histories of erased users back.",
+        description="Keys the hash that stands for an erased user; the same in all gateways. Must never change: "
+        "another one brings a data folder's histories of erased users back.",
     )
 
 

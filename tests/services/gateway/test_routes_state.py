@@ -13,7 +13,7 @@ from starlette.types import Scope as AsgiScope
 
 from services.gateway.cache.memory import MemoryCache
 from services.gateway.policy import Policy
-from services.gateway.ports import Record, RetrievalPort, State
+from services.gateway.ports import Click, Record, RetrievalPort, State
 from services.gateway.routes_state import state_routes
 from services.gateway.state.bounds import Bounds
 from services.gateway.state.connections import Connections
@@ -24,7 +24,7 @@ from services.http.caller import SCOPES, Caller, Scope
 from services.http.keys import Headers
 from services.http.settings import HttpSettings
 from shared.errors import Unavailable
-from shared.wire import MAX_EVENTS, Rung
+from shared.wire import MAX_EVENTS
 from tests import fakes
 from tests.redis_server import free_port
 from tests.services.asgi import client
@@ -42,7 +42,7 @@ def by_headers(scope: AsgiScope, headers: Headers) -> Caller:
 
 
 def app(
-    state: State | None = None, retrieval: RetrievalPort | None = None, clicks: list[tuple[str, Rung]] | None = None
+    state: State | None = None, retrieval: RetrievalPort | None = None, clicks: list[Click] | None = None
 ) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -242,12 +242,12 @@ async def test_every_route_needs_its_scope(method: str, path: str, needed: str) 
 
 
 async def test_taken_recommendations_are_heard_of() -> None:
-    state, clicks = MemoryState(), list[tuple[str, Rung]]()
+    state, clicks = MemoryState(), list[Click]()
     await state.record("default", "u1", Record("r1", ("i7",), "llamarec", "cache"))
     async with client(app(state, clicks=clicks)) as http:
         await http.post("/events", json=CLICK | {"recommendation_id": "r1"})
         await http.post("/events", json=CLICK | {"recommendation_id": "r1"})
-    assert clicks == [("llamarec", "cache")]
+    assert clicks == [Click("llamarec", "cache")]
 
 
 @pytest.mark.parametrize(

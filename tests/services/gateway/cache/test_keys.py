@@ -25,6 +25,7 @@ parts = st.builds(
     Parts,
     tenant=short,
     kind=st.sampled_from(["ranking", "vector"]),
+    release=short,
     history=digests,
     candidates=st.none() | digests | retrieved,
     ranker=short,
@@ -54,6 +55,7 @@ def test_other_parts_have_another_key(one: Parts, two: Parts) -> None:
     [
         replace(WHOLE, tenant="acme2"),
         replace(WHOLE, kind="explained"),
+        replace(WHOLE, release="r2"),
         replace(WHOLE, history=digest(["i2", "i1"])),
         replace(WHOLE, candidates=None),
         replace(WHOLE, candidates=digest(["i3"])),

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from services.gateway.ports import Record, State, Stored, Who
+from services.gateway.ports import Click, Record, State, Stored, Who
 from services.gateway.state.bounds import Bounds
 from shared.errors import BadInput
 from shared.wire import ItemState
@@ -202,14 +202,14 @@ async def test_too_many_item_states_are_refused_and_a_known_one_is_not(opened: O
 async def test_an_interaction_with_a_recommended_item_is_a_click_once(state: State) -> None:
     await state.record(T, "u1", RECORD)
     click = took("e1", "b", recommendation_id="r1")
-    assert list((await state.append(T, [click, click], NOW)).clicked) == [("llamarec", "ranker")]
+    assert list((await state.append(T, [click, click], NOW)).clicked) == [Click("llamarec", "ranker")]
     assert list((await state.append(T, [click], NOW)).clicked) == []
 
 
 async def test_an_event_of_a_user_and_a_session_is_one_click(state: State) -> None:
     await state.record(T, None, RECORD)
     found = await state.append(T, [took("e1", "b", recommendation_id="r1", user_id="u1", session_id="s1")], NOW)
-    assert list(found.clicked) == [("llamarec", "ranker")]
+    assert list(found.clicked) == [Click("llamarec", "ranker")]
 
 
 async def test_what_is_no_click(state: State) -> None:
@@ -255,4 +255,4 @@ async def test_item_states_and_records_of_one_tenant_are_not_anothers(state: Sta
     for tenant in HOSTILE:
         assert (await state.items(tenant)).items == {f"item of {tenant}": HIDDEN}
         found = await state.append(tenant, [took("e1", "a", recommendation_id="r1")], NOW)
-        assert list(found.clicked) == [(tenant, "ranker")]
+        assert list(found.clicked) == [Click(tenant, "ranker")]
