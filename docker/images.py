@@ -1,0 +1,154 @@
+"""Builds the images without Docker and runs them: do the Dockerfiles give services that answer?
+
+    sudo .venv/bin/python docker/images.py gateway retrieval ranking --registry artifacts/registry
+
+Each step of the Dockerfiles is done in a bare Debian (rootfs.py). Then each service starts as its own user, its root
+read-only, all in a network of their own, with the command of its Dockerfile; its HEALTHCHECK must succeed. With all three,
+the gateway must answer with a ranking.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import rootfs
+from rootfs import Image
+
+Process = subprocess.Popen[bytes]
+HERE = Path(__file__).parent
+NAMES = ("retrieval", "ranking", "gateway")
+"""In the order in which they start."""
+HEALTHY_S = 300
+STOP_S = 40
+WRITES = "import pathlib, sys; pathlib.Path('/opt/tandem/x').touch()"
+ASK = """
+import json, urllib.request
+body = json.dumps({"user_id": "1", "limit": 3, "timeout_ms": 20000}).encode()
+asked = urllib.request.Request("http://127.0.0.1:8000/recommend", body, {"content-type": "application/json"})
+print(urllib.request.urlopen(asked, timeout=30).read().decode())
+"""
+
+
+def main() -> None:
+    options = _options()
+    rootfs.in_own_namespace()
+    work: Path = options.work
+    work.mkdir(parents=True, exist_ok=True)
+    images = {}
+    for name in (name for name in NAMES if name in options.images):
+        images[name] = rootfs.build(HERE / f"{name}.Dockerfile", work)
+    settings = {"TANDEM_INTERNAL_SECRET": secrets.token_hex(32), "TANDEM_ALLOW_OPEN": "true"}
+    mounts = {"models": options.registry}
+    if options.cache:
+        mounts["cache"], settings["TANDEM_CACHE"] = options.cache, "/cache"
+    if images.keys() == {"gateway"}:
+        mounts["popular.json"] = _popular(work)
+        settings["TANDEM_POPULARITY_FILE"] = "/popular.json"
+    with _network() as network, _running(images, network, mounts, settings) as processes:
+        for name, image in images.items():
+            _require_healthy(name, image, network, processes[name])
+            _require_least_rights(name, image, network)
+        if "gateway" in images:
+            _require_answer(images["gateway"], network, whole=len(images) == len(NAMES))
+    print(f"{', '.join(images)}: built, ran and answered")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", nargs="+", choices=NAMES)
+    parser.add_argument("--registry", type=Path, required=True, help="mounted read-only at /models")
+    parser.add_argument("--cache", type=Path, help="Tandem's cache with the language model in it; mounted too")
+    parser.add_argument("--work", type=Path, default=Path("/var/tmp/tandem-images"), help="8 GB; kept")  # noqa: S108
+    return parser.parse_args()
+
+
+def _popular(work: Path) -> Path:
+    """A gateway's list of its last life: alone it can answer with nothing else."""
+    items = [{"item_id": str(place), "score": -float(place)} for place in range(1, 51)]
+    path = work / "popular.json"
+    told = {"items": items, "source": "popularity", "missing_ids": [], "elapsed_ms": 0.0}
+    path.write_text(json.dumps(told | {"model": "popularity@0", "catalog": "0" * 12}))
+    return path
+
+
+@contextmanager
+def _network() -> Iterator[list[str]]:
+    """A network with a loopback and nothing else; the words that run a command in it."""
+    name = f"tandem-images-{os.getpid()}"
+    subprocess.run(["ip", "netns", "add", name], check=True)
+    try:
+        subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
+        yield ["ip", "netns", "exec", name]
+    finally:
+        subprocess.run(["ip", "netns", "delete", name], check=True)
+
+
+@contextmanager
+def _running(
+    images: dict[str, Image], network: list[str], mounts: dict[str, Path], settings: dict[str, str]
+) -> Iterator[dict[str, Process]]:
+    processes: dict[str, Process] = {}
+    try:
+        for name, image in images.items():
+            rootfs.freeze(image, mounts)
+            command = rootfs.words(image, [*image.entrypoint, *image.command], **settings)
+            processes[name] = subprocess.Popen([*network, *command])
+        yield processes
+        ended = {name: process.poll() for name, process in processes.items()}
+        if any(code is not None for code in ended.values()):
+            sys.exit(f"a service ended by itself: {ended}")
+    finally:
+        for process in reversed(processes.values()):
+            process.terminate()
+        codes = {name: process.wait(STOP_S) for name, process in processes.items()}
+    if set(codes.values()) - {0}:
+        sys.exit(f"told to stop, they ended with {codes}")
+
+
+def _inside(image: Image, network: list[str], *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*network, *rootfs.words(image, command)], capture_output=True, text=True, check=False)
+
+
+def _require_healthy(name: str, image: Image, network: list[str], process: Process) -> None:
+    """By the image's own HEALTHCHECK."""
+    assert image.healthcheck is not None, f"{name} has no HEALTHCHECK"
+    began = time.monotonic()
+    while (checked := _inside(image, network, *image.healthcheck)).returncode:
+        if process.poll() is not None or time.monotonic() - began > HEALTHY_S:
+            sys.exit(f"{name} is not healthy after {HEALTHY_S} s: {checked.stderr.splitlines()[-1:]}")
+        time.sleep(0.5)
+    print(f"{name}: healthy after {time.monotonic() - began:.0f} s", flush=True)
+
+
+def _require_least_rights(name: str, image: Image, network: list[str]) -> None:
+    user = _inside(image, network, "id", "-u").stdout.strip()
+    written = _inside(image, network, "python3", "-c", WRITES)
+    if user != "10001" or "Read-only file system" not in written.stderr:
+        sys.exit(f"{name} runs as user {user}, and writing to its root gave: {written.stderr or 'no error'}")
+    for tool in ("gcc", "pip", "make"):
+        if _inside(image, network, "sh", "-c", f"command -v {tool}").returncode == 0:
+            sys.exit(f"{name} holds {tool}, which is for building")
+
+
+def _require_answer(image: Image, network: list[str], *, whole: bool) -> None:
+    asked = _inside(image, network, "python3", "-c", ASK)
+    if asked.returncode:
+        sys.exit(f"POST /recommend: {asked.stderr}")
+    answer = json.loads(asked.stdout)
+    rung, wanted = answer["rung"], "ranker" if whole else "static"
+    if rung != wanted or len(answer["items"]) != 3:
+        sys.exit(f"POST /recommend answered from the rung {rung!r}, expected was {wanted!r}: {answer}")
+    print(f"gateway: answered from the rung {rung!r}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
