@@ -31,11 +31,21 @@ train retriever
 if [ "$what" = train ]; then
   train ranker --method "$METHOD" --recipe "$RECIPE" --retriever "$run/retriever"
 else
-  # A copy under its last name: a half copied ranker is none.
-  made ranker || { rm -rf "$run/copy" && cp -R /work/ranker "$run/copy" && mv "$run/copy" "$run/ranker"; }
+  if ! made ranker; then
+    if [ ! -d /work/ranker ]; then
+      echo "there is no language model to keep: let the job train end once" >&2
+      exit 1
+    fi
+    rm -rf "$run/copy"
+    cp -R /work/ranker "$run/copy"
+    mv "$run/copy" "$run/ranker"
+  fi
   tandem train blend --data "$run/data" --retriever "$run/retriever" --ranker "$run/ranker"
 fi
-tandem release publish --registry "$registry" --data "$run/data" --retriever "$run/retriever" --ranker "$run/ranker"
+# The very first release is what the services have been waiting for.
+first=--no-promote
+if [ ! -f "$registry/current" ]; then first=--promote; fi
+tandem release publish --registry "$registry" --data "$run/data" --retriever "$run/retriever" --ranker "$run/ranker" "$first"
 if [ "$what" = train ]; then
   rm -rf /work/ranker.next
   cp -R "$run/ranker" /work/ranker.next
