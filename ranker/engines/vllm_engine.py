@@ -1,0 +1,262 @@
+"""vLLM behind the engine protocol, and two other ways to read labels out of it. The only file that imports vllm.
+
+The model runs as a pooling model that gives the state of a prompt's last token; the LM head stands here. So one
+instance serves every method: labels with their share of the vocabulary, vectors, prompts with soft tokens, LoRA by name.
+vLLM 0.32 runs in processes of its own and brings its own pins: the environment is `make .venv-vllm`.
+
+Shapes:  B prompts  T tokens  N soft places  D hidden width  V vocabulary  K labels
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ranker.backbone import Backbone
+from ranker.engines.protocol import LabelScores, Prompt, Spliced
+from shared.errors import BadInput, Unavailable
+
+RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The sizes that vLLM keeps slots for adapters in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VllmConfig:
+    max_tokens: int = 2048
+    """Of one prompt, less one that vLLM keeps for an answer."""
+    batch_tokens: int = 8192
+    """Of one forward; vLLM's own default of 2,048 cuts a batch of 8 prompts into three."""
+    batch_prompts: int = 256
+    cache_bytes: int = 2**30
+    """For keys and values: those of the running batch, and of prefixes that may come again."""
+    adapters: int = 0
+    """LoRA adapters that may run in one batch; 0 leaves the LoRA kernels out."""
+    adapter_rank: int = 16
+    eager: bool = False
+    """Without torch.compile: starts in seconds instead of a minute."""
+
+
+class _Instance:
+    """A running vLLM and the adapters that it knows."""
+
+    def __init__(self, base: Backbone, config: VllmConfig, **settings: Any) -> None:
+        _prepare_environment()
+        from vllm import LLM
+
+        self.config, self.base = config, base
+        self._folder = tempfile.TemporaryDirectory(prefix="tandem-vllm-")
+        self._adapters: dict[str, Any] = {}
+        self._names_used: set[str] = set()
+        lora = {"max_loras": config.adapters, "max_lora_rank": _slot(config.adapter_rank)} if config.adapters else {}
+        self.llm = LLM(
+            model=str(_written(base, self.path / "model")),
+            dtype=str(base.dtype).removeprefix("torch."),
+            max_model_len=config.max_tokens,
+            max_num_batched_tokens=max(config.batch_tokens, config.max_tokens),
+            max_num_seqs=config.batch_prompts,
+            kv_cache_memory_bytes=config.cache_bytes,
+            enable_lora=bool(lora),
+            enforce_eager=config.eager,
+            trust_remote_code=False,
+            **lora,
+            **settings,
+        )
+
+    @property
+    def path(self) -> Path:
+        return Path(self._folder.name)
+
+    def load_adapter(self, name: str, weights: Mapping[str, Tensor], alpha: float) -> None:
+        """weights: by the names that `ranker.fit.adapter_weights` gives. Raises BadInput for a name that was ever
+        taken: vLLM caches keys and values under it, and an adapter changed in place would answer out of the old ones."""
+        if name in self._names_used:
+            raise BadInput(f"adapter {name!r} was loaded before. Give other weights another name.")
+        if not self.config.adapters:
+            raise BadInput(f"adapter {name!r}: this engine was started without room for adapters (adapters=0)")
+        from vllm.lora.request import LoRARequest
+
+        number = len(self._names_used) + 1
+        folder = _peft_folder(self.path / f"adapter-{number}", weights, alpha)
+        request = LoRARequest(name, number, str(folder))
+        self.llm.llm_engine.add_lora(request)
+        self._names_used.add(name)
+        self._adapters[name] = request
+
+    def unload_adapter(self, name: str) -> None:
+        self.llm.llm_engine.remove_lora(self._adapter(name).lora_int_id)
+        del self._adapters[name]
+
+    def close(self) -> None:
+        self.llm.llm_engine.engine_core.shutdown()
+        self._folder.cleanup()
+
+    def _adapter(self, name: str | None) -> Any:
+        if name is not None and name not in self._adapters:
+            raise BadInput(f"adapter {name!r} is not loaded; there are: {', '.join(self._adapters) or 'none'}")
+        return self._adapters[name] if name is not None else None
+
+    def _inputs(self, prompts: Sequence[Prompt]) -> list[Any]:
+        for prompt in prompts:
+            if not 0 < len(prompt) < self.config.max_tokens:
+                raise BadInput(f"a prompt of {len(prompt)} tokens; this engine takes 1 to {self.config.max_tokens - 1}")
+        width = self.base.model.config.hidden_size
+        vocabulary: int = self.base.model.get_input_embeddings().num_embeddings
+        return [vllm_input(prompt, width, self.base.dtype, soft_id=vocabulary) for prompt in prompts]
+
+    def _ask(self, method: str, inputs: list[Any], params: Any, adapter: str | None, **kwargs: Any) -> list[Any]:
+        """Raises Unavailable where vLLM's process died."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        request = self._adapter(adapter)
+        try:
+            return getattr(self.llm, method)(inputs, params, lora_request=request, use_tqdm=False, **kwargs)
+        except EngineDeadError as error:
+            raise Unavailable("vLLM's engine process died. Restart this service; its own log says why.") from error
+
+
+class VllmEngine(_Instance):
+    """The Engine protocol over the last states. Not thread-safe: the ranking service gives it one worker."""
+
+    def __init__(self, base: Backbone, config: VllmConfig | None = None) -> None:
+        """base: on the CPU, merged or cut as it is to serve. Its layers leave this process's memory."""
+        _prepare_environment()
+        from vllm.config import PoolerConfig
+
+        # The default activation scales states to unit length, which no softmax head survives.
+        pooler = PoolerConfig(task="embed", seq_pooling_type="LAST", use_activation=False)
+        super().__init__(
+            base,
+            config or VllmConfig(),
+            runner="pooling",
+            convert="embed",
+            pooler_config=pooler,
+            enable_prompt_embeds=True,
+        )
+        base.model.model.layers = nn.ModuleList()
+
+    @torch.inference_mode()
+    def label_logits(self, prompts: Sequence[Prompt], labels: Sequence[int], adapter: str | None = None) -> LabelScores:
+        head = self.base.model.lm_head
+        hidden_BD = torch.from_numpy(self.last_hidden(prompts, adapter))
+        labels_BK = F.linear(hidden_BD, head.weight[list(labels)].float())
+        everything_B = torch.logsumexp(head(hidden_BD.to(head.weight.dtype)).float(), dim=-1)
+        mass_B = torch.exp(torch.logsumexp(labels_BK, -1) - everything_B).clamp(max=1.0)
+        return LabelScores(labels_BK.numpy(), mass_B.numpy())
+
+    def last_hidden(self, prompts: Sequence[Prompt], adapter: str | None = None) -> np.ndarray:
+        from vllm import PoolingParams
+
+        hidden_BD = np.zeros((len(prompts), self.base.model.config.hidden_size), dtype=np.float32)
+        params = PoolingParams(use_activation=False)
+        answers = self._ask("encode", self._inputs(prompts), params, adapter, pooling_task="embed")
+        for row, answer in enumerate(answers):
+            hidden_BD[row] = answer.outputs.data.float().numpy()
+        return hidden_BD
+
+
+class Logprobs(_Instance):
+    """Labels as vLLM's sampler sees them: `logprob_token_ids` gives each asked token's log probability among the whole
+    vocabulary. (`allowed_token_ids` with `logprobs=20` does not: of 20 labels one came back.)"""
+
+    def __init__(self, base: Backbone, config: VllmConfig | None = None) -> None:
+        super().__init__(base, config or VllmConfig(), runner="generate", enable_prompt_embeds=True)
+
+    def label_logits(self, prompts: Sequence[Prompt], labels: Sequence[int], adapter: str | None = None) -> LabelScores:
+        """Here the logits are log probabilities: comparable within a prompt, not between prompts."""
+        from vllm import SamplingParams
+
+        wanted = list(labels)
+        params = SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=wanted, detokenize=False)
+        logits_BK = np.zeros((len(prompts), len(wanted)), dtype=np.float32)
+        for row, answer in enumerate(self._ask("generate", self._inputs(prompts), params, adapter)):
+            [found] = answer.outputs[0].logprobs
+            logits_BK[row] = [found[label].logprob for label in wanted]
+        return LabelScores(logits_BK, np.exp(logits_BK.astype(np.float64)).sum(1).clip(max=1.0).astype(np.float32))
+
+
+class LabelHead(_Instance):
+    """Labels chosen at the start: vLLM keeps only their rows of the LM head. Knows nothing of the other tokens."""
+
+    def __init__(self, base: Backbone, labels: Sequence[int], config: VllmConfig | None = None) -> None:
+        self.labels = list(labels)
+        overrides = {
+            "architectures": [base.model.config.architectures[0].replace("CausalLM", "SequenceClassification")],
+            "classifier_from_token": base.tokenizer.convert_ids_to_tokens(self.labels),
+            "method": "no_post_processing",
+            "num_labels": len(self.labels),
+        }
+        super().__init__(
+            base, config or VllmConfig(), runner="pooling", hf_overrides=overrides, enable_prompt_embeds=True
+        )
+
+    def label_logits(self, prompts: Sequence[Prompt], labels: Sequence[int], adapter: str | None = None) -> LabelScores:
+        """Raises BadInput for other labels than those of the start."""
+        from vllm import PoolingParams
+
+        if list(labels) != self.labels:
+            raise BadInput(f"labels {list(labels)[:3]}...: this engine was started for {self.labels[:3]}...")
+        params = PoolingParams(use_activation=False)
+        answers = self._ask("encode", self._inputs(prompts), params, adapter, pooling_task="classify")
+        rows = [answer.outputs.data.float().numpy() for answer in answers]
+        logits_BK = np.array(rows, dtype=np.float32).reshape(len(prompts), len(self.labels))
+        return LabelScores(logits_BK, np.full(len(prompts), np.nan, dtype=np.float32))
+
+
+def vllm_input(prompt: Prompt, width: int, dtype: torch.dtype, soft_id: int) -> dict[str, Any]:
+    """soft_id: stands in the soft places, and salts the prefix cache. vLLM hashes ids and rows block by block but not the
+    mask that says which of the two counts, so that a zero row at a soft place and a real token 0 were the same to it.
+    An id that no text holds tells them apart, and leaves prefixes shared, which one salt for the whole mask does not."""
+    if not isinstance(prompt, Spliced):
+        return {"prompt_token_ids": list(prompt)}
+    ids, places = list(prompt.ids), list(prompt.places)
+    rows_TD = torch.zeros(len(ids), width, dtype=dtype)
+    rows_TD[places] = torch.from_numpy(prompt.rows_ND).to(dtype)
+    is_text = [True] * len(ids)
+    for place in places:
+        ids[place], is_text[place] = soft_id, False
+    return {"prompt_embeds": rows_TD, "prompt_token_ids": ids, "prompt_is_token_ids": is_text}
+
+
+def _prepare_environment() -> None:
+    """What vLLM reads from the environment alone; whoever set it keeps what was set."""
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # nothing is sent anywhere
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    # Left to itself vLLM keeps a core free of the model, which is half of a machine with two.
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+
+
+def _written(base: Backbone, folder: Path) -> Path:
+    """The backbone as it is in memory, cut and merged, in Hugging Face layout."""
+    base.model.save_pretrained(folder)
+    base.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def _peft_folder(folder: Path, weights: Mapping[str, Tensor], alpha: float) -> Path:
+    folder.mkdir()
+    # peft names the adapter in the names of a live model's weights, but not in a file's.
+    named = {name.replace(".default.", "."): tensor.contiguous() for name, tensor in weights.items()}
+    [rank] = {tensor.shape[0] for name, tensor in named.items() if ".lora_A." in name}
+    targets = sorted({name.split(".lora_")[0].rsplit(".", 1)[-1] for name in named})
+    settings = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": targets, "bias": "none"}
+    save_file(named, folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps(settings | {"task_type": "CAUSAL_LM"}))
+    return folder
+
+
+def _slot(rank: int) -> int:
+    fitting = [size for size in RANKS if size >= rank]
+    if not fitting:
+        raise BadInput(f"LoRA of rank {rank}: vLLM takes at most {RANKS[-1]}")
+    return fitting[0]
