@@ -9,21 +9,28 @@ from prometheus_client import CollectorRegistry
 
 from services.gateway.app import compose
 from services.gateway.ports import Histories
+from services.gateway.rollout.hosts import Hosts
 from services.gateway.settings import GatewaySettings
+from services.ranking.releases import RankingReleases
 from services.ranking.service import RankingService
 from services.retrieval.metrics import Times
+from services.retrieval.releases import RetrievalReleases
 from services.retrieval.service import RetrievalService
 
 
 def create(
     settings: GatewaySettings,
     histories: Histories,
-    retrieval: RetrievalService,
-    ranking: RankingService,
+    retrieval: RetrievalService | RetrievalReleases,
+    ranking: RankingService | RankingReleases,
     registry: CollectorRegistry,
 ) -> FastAPI:
-    retrieval.took = Times(registry)
+    """A service alone is the only release."""
+    retrievals = retrieval if isinstance(retrieval, RetrievalReleases) else RetrievalReleases(retrieval)
+    rankings = ranking if isinstance(ranking, RankingReleases) else RankingReleases(ranking)
+    retrievals.watch(Times(registry))
     resources = AsyncExitStack()
-    resources.callback(retrieval.close)
-    resources.callback(ranking.close)
-    return compose(settings, histories, retrieval, ranking, resources, registry)
+    resources.callback(retrievals.close)
+    resources.callback(rankings.close)
+    hosts = Hosts(retrievals, rankings)
+    return compose(settings, histories, retrievals.live, rankings.live, resources, registry, hosts=hosts)

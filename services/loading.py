@@ -26,6 +26,7 @@ from shared.registry import kind_of
 from shared.wire import ModelCard, RankerName
 
 if TYPE_CHECKING:
+    from ranker.backbone import Pool
     from shared.data.prepared import Prepared
 
 SERVED_AS = {"cllm4rec": "recllm"}
@@ -75,7 +76,7 @@ def ranking_service(
     folders: Sequence[Path],
     catalog: Catalog,
     settings: RankingSettings,
-    registry: CollectorRegistry,
+    batcher: Batcher,
     backbone: str | None = None,
     device: str = "auto",
 ) -> RankingService:
@@ -84,7 +85,7 @@ def ranking_service(
     if settings.default_ranker not in (None, "retrieval", *served):
         raise BadInput(f"TANDEM_DEFAULT_RANKER is {settings.default_ranker!r}; loaded are: {', '.join(served)}.")
     default = settings.default_ranker if settings.default_ranker in served else None
-    service = RankingService(catalog, served, batcher(settings, registry), default)
+    service = RankingService(catalog, served, batcher, default)
     service.self_test()
     return service
 
@@ -113,12 +114,18 @@ def _rankers(folders: Sequence[Path], catalog: Catalog, backbone: str | None, de
     if not folders:
         return
     from ranker.backbone import Pool
-    from ranker.registry import load
 
     pool = Pool(device) if len(folders) > 1 else None
     for folder in folders:
-        loaded = load(folder, catalog, backbone, device, pool)
-        yield Served(loaded.ranker, card(loaded.manifest), loaded.self_test)
+        yield ranker(folder, catalog, backbone, device, pool)
+
+
+def ranker(folder: Path, catalog: Catalog, backbone: str | None, device: str, pool: Pool | None) -> Served:
+    """Raises BadArtifact; BadInput where the backbone cannot be had."""
+    from ranker.registry import load
+
+    loaded = load(folder, catalog, backbone, device, pool)
+    return Served(loaded.ranker, card(loaded.manifest), loaded.self_test, shares=pool)
 
 
 def card(manifest: Manifest) -> ModelCard:

@@ -4,24 +4,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import tyro
 
 from shared.errors import BadInput
 
+if TYPE_CHECKING:
+    from services.releases.settings import ReleaseSettings
+
+Settings = TypeVar("Settings", bound="ReleaseSettings")
 Folders = Annotated[tuple[Path, ...], tyro.conf.UseAppendAction]
 MAKE_KEYS = "Make keys with `tandem keys add` and name their file in TANDEM_API_KEYS_FILE"
+NO_RANKER = "a ranking service without a ranker ranks nothing: give --ranker at least once, or --registry"
 SIGN_CALLS = "Set TANDEM_INTERNAL_SECRET to the same value here and at the gateway"
 
 
 @dataclass(frozen=True, kw_only=True)
 class All:
-    """Serve everything in one process, without a network between the stages."""
+    """Serve everything in one process, without a network between the stages: the current release of a registry, or the
+    folders that are named."""
 
-    data: Path
+    registry: Path | None = None
+    """The folder of releases; also what can be loaded later. Default: TANDEM_REGISTRY."""
+    data: Path | None = None
     """The prepared data folder."""
-    retriever: Path
+    retriever: Path | None = None
     """The retriever's artifact."""
     ranker: Folders = ()
     """A ranker's artifact; repeat it to serve several, the first is the default. Without any, the retriever's
@@ -42,6 +50,8 @@ class Gateway:
 
     data: Path | None = None
     """The prepared data folder whose users have stored histories. Without it every request brings its own."""
+    registry: Path | None = None
+    """In place of --data: that of the current release of this folder of releases."""
     host: str = "127.0.0.1"
     """The address to listen at; another one than the loopback needs API keys."""
     port: int = 8000
@@ -50,11 +60,13 @@ class Gateway:
 
 @dataclass(frozen=True, kw_only=True)
 class Retrieval:
-    """Serve the first stage."""
+    """Serve the first stage: of a registry's current release, or the folders that are named."""
 
-    data: Path
+    registry: Path | None = None
+    """The folder of releases; also what can be loaded later. Default: TANDEM_REGISTRY."""
+    data: Path | None = None
     """The prepared data folder."""
-    retriever: Path
+    retriever: Path | None = None
     """The retriever's artifact."""
     host: str = "127.0.0.1"
     """The address to listen at; another one than the loopback needs TANDEM_INTERNAL_SECRET."""
@@ -64,11 +76,13 @@ class Retrieval:
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """Serve the second stage."""
+    """Serve the second stage: of a registry's current release, or the folders that are named."""
 
-    data: Path
+    registry: Path | None = None
+    """The folder of releases; also what can be loaded later. Default: TANDEM_REGISTRY."""
+    data: Path | None = None
     """The prepared data folder."""
-    ranker: Folders
+    ranker: Folders = ()
     """A ranker's artifact; repeat it to serve several. The first is the default."""
     backbone: str | None = None
     """Another language model than the one named in the ranker's manifest: a name or a folder."""
@@ -102,23 +116,21 @@ def _all(args: All) -> None:
     from services.http import logs
     from services.http.door import require_closed
     from services.http.settings import read
-    from services.loading import ranking_service, retrieval_service
     from services.process import serve
     from services.ranking.settings import RankingSettings
-    from shared.data.prepared import load
+    from services.releases import start
+    from services.releases.shelf import Catalogs
 
-    settings = read(GatewaySettings)
+    settings, stages = read(GatewaySettings), _with(args.registry, read(RankingSettings))
     require_closed(args.host, settings.api_keys_file is not None, settings.allow_open, MAKE_KEYS)
     logs.configure(settings.log_level)
-    prepared = load(args.data)
-    retrieval = retrieval_service(args.retriever, prepared.catalog)
-    registry = CollectorRegistry()
-    ranking = ranking_service(
-        args.ranker, prepared.catalog, read(RankingSettings), registry, args.backbone, args.device
-    )
-    if not args.ranker:
+    catalogs, metrics = Catalogs(), CollectorRegistry()
+    prepared = catalogs.prepared(args.data or start.current_data(stages))
+    retrieval = start.retrieval(args.data, args.retriever, stages, catalogs)
+    ranking = start.ranking(args.data, args.ranker, stages, catalogs, metrics, args.backbone, args.device)
+    if args.data and not args.ranker:
         settings = settings.model_copy(update={"default_ranker": "retrieval"})
-    app = embedded.create(settings, MemoryHistories(prepared), retrieval, ranking, registry)
+    app = embedded.create(settings, MemoryHistories(prepared), retrieval, ranking, metrics)
     serve(app, args.host, args.port, settings)
 
 
@@ -134,25 +146,25 @@ def _gateway(args: Gateway) -> None:
     settings = read(GatewaySettings)
     require_closed(args.host, settings.api_keys_file is not None, settings.allow_open, MAKE_KEYS)
     logs.configure(settings.log_level)
-    histories = open_histories(args.data) if args.data else NoHistories()
-    serve(create(settings, histories), args.host, args.port, settings)
+    data = args.data or (_current_data(args.registry) if args.registry else None)
+    serve(create(settings, open_histories(data) if data else NoHistories()), args.host, args.port, settings)
 
 
 def _retrieval(args: Retrieval) -> None:
     from services.http import logs
     from services.http.door import require_closed
     from services.http.settings import read
-    from services.loading import retrieval_service
     from services.process import serve
+    from services.releases import start
+    from services.releases.shelf import Catalogs
     from services.retrieval.app import create
     from services.retrieval.settings import RetrievalSettings
-    from shared.data.prepared import load
 
-    settings = read(RetrievalSettings)
+    settings = _with(args.registry, read(RetrievalSettings))
     require_closed(args.host, settings.internal_secret is not None, settings.allow_open, SIGN_CALLS)
     logs.configure(settings.log_level)
-    service = retrieval_service(args.retriever, load(args.data).catalog)
-    serve(create(settings, service), args.host, args.port, settings)
+    releases = start.retrieval(args.data, args.retriever, settings, Catalogs())
+    serve(create(settings, releases), args.host, args.port, settings)
 
 
 def _ranking(args: Ranking) -> None:
@@ -161,18 +173,28 @@ def _ranking(args: Ranking) -> None:
     from services.http import logs
     from services.http.door import require_closed
     from services.http.settings import read
-    from services.loading import ranking_service
     from services.process import serve
     from services.ranking.app import create
     from services.ranking.settings import RankingSettings
-    from shared.data.prepared import load
+    from services.releases import start
+    from services.releases.shelf import Catalogs
 
-    if not args.ranker:
-        raise BadInput("a ranking service without a ranker ranks nothing: give --ranker at least once")
-    settings = read(RankingSettings)
+    if args.data and not args.ranker:
+        raise BadInput(NO_RANKER)
+    settings = _with(args.registry, read(RankingSettings))
     require_closed(args.host, settings.internal_secret is not None, settings.allow_open, SIGN_CALLS)
     logs.configure(settings.log_level)
-    registry = CollectorRegistry()
-    catalog = load(args.data).catalog
-    service = ranking_service(args.ranker, catalog, settings, registry, args.backbone, args.device)
-    serve(create(settings, service, registry), args.host, args.port, settings)
+    metrics = CollectorRegistry()
+    releases = start.ranking(args.data, args.ranker, settings, Catalogs(), metrics, args.backbone, args.device)
+    serve(create(settings, releases, metrics), args.host, args.port, settings)
+
+
+def _current_data(registry: Path) -> Path:
+    from shared.registry import Registry
+
+    return Registry(registry).current_data()
+
+
+def _with(registry: Path | None, settings: Settings) -> Settings:
+    """What the command line says comes before what the environment says."""
+    return settings.model_copy(update={"registry": registry}) if registry else settings

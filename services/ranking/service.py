@@ -70,7 +70,7 @@ class RankingService:
         self._catalog = catalog
         self._rankers = rankers
         self._batcher = batcher
-        self._default = default or next(iter(rankers), None)
+        self._default: RankerName = default or next(iter(rankers), "retrieval")
         self._tested = False
 
     def self_test(self) -> None:

@@ -11,7 +11,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services import cli
-from services.loading import card, ranking_service
+from services.loading import batcher, card, ranking_service
+from services.ranking.service import RankingService
 from services.ranking.settings import RankingSettings
 from shared.artifact import Manifest
 from shared.catalog import Catalog
@@ -49,8 +50,13 @@ def folders(*names: str) -> list[Path]:
     return [Path(name) for name in names]
 
 
+def served(names: tuple[str, ...], settings: RankingSettings | None = None) -> RankingService:
+    settings = settings or RankingSettings()
+    return ranking_service(folders(*names), CATALOG, settings, batcher(settings, CollectorRegistry()))
+
+
 async def test_the_first_ranker_is_the_default() -> None:
-    service = ranking_service(folders("collm", "llamarec"), CATALOG, RankingSettings(), CollectorRegistry())
+    service = served(("collm", "llamarec"))
     models = await service.models(Deadline.after_ms(1000))
     service.close()
     assert models.default == "collm"
@@ -58,8 +64,7 @@ async def test_the_first_ranker_is_the_default() -> None:
 
 
 async def test_the_environment_may_name_another_default() -> None:
-    settings = RankingSettings(default_ranker="llamarec")
-    service = ranking_service(folders("collm", "llamarec"), CATALOG, settings, CollectorRegistry())
+    service = served(("collm", "llamarec"), RankingSettings(default_ranker="llamarec"))
     assert (await service.models(Deadline.after_ms(1000))).default == "llamarec"
     service.close()
 
@@ -71,14 +76,13 @@ async def test_the_environment_may_name_another_default() -> None:
 def test_a_configuration_that_cannot_be_served_is_refused(
     names: tuple[str, ...], default: str | None, match: str
 ) -> None:
-    settings = RankingSettings(default_ranker=default)
     with pytest.raises(BadInput, match=match):
-        ranking_service(folders(*names), CATALOG, settings, CollectorRegistry())
+        served(names, RankingSettings(default_ranker=default))
 
 
 def test_a_ranker_that_fails_its_self_test_stops_the_start() -> None:
     with pytest.raises(GoldenMismatch):
-        ranking_service(folders("llara"), CATALOG, RankingSettings(), CollectorRegistry())
+        served(("llara",))
 
 
 def test_cllm4rec_is_served_as_recllm() -> None:

@@ -1,0 +1,68 @@
+"""What a process starts with: the folders that it was given, or the current release of its registry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from services import loading
+from services.ranking.releases import RankingReleases
+from services.ranking.settings import RankingSettings
+from services.releases.host import LOCAL
+from services.releases.settings import ReleaseSettings
+from services.releases.shelf import Catalogs, Rankers, Retrievers
+from services.retrieval.releases import RetrievalReleases
+from shared.errors import BadInput
+from shared.registry import Registry
+
+WHICH = "give --registry (or TANDEM_REGISTRY), or the folders: --data and those of the models"
+
+
+def retrieval(
+    data: Path | None, retriever: Path | None, settings: ReleaseSettings, catalogs: Catalogs
+) -> RetrievalReleases:
+    """Raises BadArtifact or UnknownRelease."""
+    build = Retrievers(Registry(settings.registry), catalogs) if settings.registry else None
+    if build is not None and data is retriever is None:
+        current = build.registry.current()
+        return RetrievalReleases(build(current), current, build, settings.max_releases)
+    if data is None or retriever is None:
+        raise BadInput(WHICH)
+    stored = catalogs.prepared(data)
+    live = loading.retrieval_service(retriever, stored.catalog, stored)
+    return RetrievalReleases(live, LOCAL, build, settings.max_releases)
+
+
+def ranking(
+    data: Path | None,
+    rankers: Sequence[Path],
+    settings: RankingSettings,
+    catalogs: Catalogs,
+    metrics: CollectorRegistry,
+    backbone: str | None,
+    device: str,
+) -> RankingReleases:
+    """Raises BadArtifact or UnknownRelease; BadInput for a backbone that cannot be had."""
+    batcher = loading.batcher(settings, metrics)
+    build = None
+    if settings.registry:
+        registry = Registry(settings.registry)
+        build = Rankers(registry, catalogs, batcher, settings.default_ranker, backbone, device)
+    if build is not None and data is None and not rankers:
+        current = build.registry.current()
+        live = build(current)
+        live.self_test()
+        return RankingReleases(live, current, build, settings.max_releases)
+    if data is None:
+        raise BadInput(WHICH)
+    live = loading.ranking_service(rankers, catalogs.of(data), settings, batcher, backbone, device)
+    return RankingReleases(live, LOCAL, build, settings.max_releases)
+
+
+def current_data(settings: ReleaseSettings) -> Path:
+    """Raises BadInput or UnknownRelease."""
+    if settings.registry is None:
+        raise BadInput(WHICH)
+    return Registry(settings.registry).current_data()
