@@ -45,6 +45,7 @@ class Releases:
             return shared.stack(release, to_retrieval, noticing(hosts.ranking.port(release or None), lost))
 
         self.metrics = Rollouts(registry)
+        self._home = settings.data_tenant
         self._shadow = Shadow(shared.policy, self.metrics.compared)
         self.serving = Serving(first, shared.policy, self._shadow.compare, self.metrics.answered)
         self.rollout = Rollout(
@@ -58,7 +59,7 @@ class Releases:
         self.work: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = self.rollout.run, self.watch.run
 
     def routes(self) -> Router:
-        return rollout_routes(self.rollout, self.watch, self._shadow)
+        return rollout_routes(self.rollout, self.watch, self._shadow, self._home)
 
     async def aclose(self) -> None:
         await self._shadow.aclose()

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from fastapi import Depends
+
 from services.gateway.rollout.rollout import Rollout
 from services.gateway.rollout.shadow import Shadow
 from services.gateway.rollout.shown import shown
 from services.gateway.rollout.watch import Watch
-from services.http.caller import needs
+from services.http.caller import Tenant, needs
 from services.http.routes import Router
-from shared.errors import BadInput
+from shared.errors import BadInput, Forbidden
 from shared.wire import RolloutAnswer, ServeRequest
 
 PATH = "/admin/models"
 
 
-def rollout_routes(rollout: Rollout, watch: Watch, shadow: Shadow) -> Router:
-    router = Router(dependencies=[needs("admin")])
+def rollout_routes(rollout: Rollout, watch: Watch, shadow: Shadow, home: str) -> Router:
+    """`home`: the tenant whose keys may. What is served is served to all tenants, and none decides for another."""
+
+    async def of_home(tenant: Tenant) -> None:
+        if tenant != home:
+            raise Forbidden(f"what is served to all tenants is decided with keys of the tenant {home!r} alone")
+
+    router = Router(dependencies=[needs("admin"), Depends(of_home)])
 
     def answer() -> RolloutAnswer:
         return shown(rollout, watch, shadow)
