@@ -48,9 +48,18 @@ class Engine(Protocol):
     adapter: a name that the engine was given with its weights; None is the backbone itself. A name is never given to
     other weights: a new version is a new name, so that nothing cached under it can be stale. Raises BadInput for a
     name that is not loaded and for a prompt longer than the engine takes.
+
+    keep: per prompt, how many of its first tokens another prompt is likely to begin with, so that their keys and values
+    are worth keeping. Advice: answers are the same without it, and an engine may have a rule of its own.
     """
 
-    def label_logits(self, prompts: Sequence[Prompt], labels: Sequence[int], adapter: str | None = None) -> LabelScores:
+    def label_logits(
+        self,
+        prompts: Sequence[Prompt],
+        labels: Sequence[int],
+        adapter: str | None = None,
+        keep: Sequence[int] | None = None,
+    ) -> LabelScores:
         """After each prompt's last token. labels: K token ids."""
         ...
 

@@ -1,8 +1,8 @@
 """vLLM behind the engine protocol, and two other ways to read labels out of it. The only file that imports vllm.
 
 The model runs as a pooling model that gives the state of a prompt's last token; the LM head stands here. So one
-instance serves every method: labels with their share of the vocabulary, vectors, prompts with soft tokens, LoRA by name.
-vLLM 0.32 runs in processes of its own and brings its own pins: the environment is `make .venv-vllm`.
+instance serves every method: labels and their share of the vocabulary, vectors, soft tokens, LoRA by name. vLLM pins
+what it needs, so it has an environment of its own: `make .venv-vllm`.
 
 Shapes:  B prompts  T tokens  N soft places  D hidden width  V vocabulary  K labels
 """
@@ -79,7 +79,7 @@ class _Instance:
 
     def load_adapter(self, name: str, weights: Mapping[str, Tensor], alpha: float) -> None:
         """weights: by the names that `ranker.fit.adapter_weights` gives. Raises BadInput for a name that was ever
-        taken: vLLM caches keys and values under it, and an adapter changed in place would answer out of the old ones."""
+        taken: vLLM caches keys and values under it, and other weights would answer out of the old ones."""
         if name in self._names_used:
             raise BadInput(f"adapter {name!r} was loaded before. Give other weights another name.")
         if not self.config.adapters:
@@ -146,7 +146,14 @@ class VllmEngine(_Instance):
         base.model.model.layers = nn.ModuleList()
 
     @torch.inference_mode()
-    def label_logits(self, prompts: Sequence[Prompt], labels: Sequence[int], adapter: str | None = None) -> LabelScores:
+    def label_logits(
+        self,
+        prompts: Sequence[Prompt],
+        labels: Sequence[int],
+        adapter: str | None = None,
+        keep: Sequence[int] | None = None,
+    ) -> LabelScores:
+        """keep is ignored: vLLM keeps whole blocks of what it saw, and forgets the oldest."""
         head = self.base.model.lm_head
         hidden_BD = torch.from_numpy(self.last_hidden(prompts, adapter))
         labels_BK = F.linear(hidden_BD, head.weight[list(labels)].float())
@@ -214,9 +221,9 @@ class LabelHead(_Instance):
 
 
 def vllm_input(prompt: Prompt, width: int, dtype: torch.dtype, soft_id: int) -> dict[str, Any]:
-    """soft_id: stands in the soft places, and salts the prefix cache. vLLM hashes ids and rows block by block but not the
-    mask that says which of the two counts, so that a zero row at a soft place and a real token 0 were the same to it.
-    An id that no text holds tells them apart, and leaves prefixes shared, which one salt for the whole mask does not."""
+    """soft_id: stands in the soft places, and salts the prefix cache. vLLM hashes ids and rows block by block, but not
+    the mask that says which of the two counts: a zero row in a soft place and a real token 0 are the same to it.
+    An id that no text holds tells them apart. A salt for the whole mask would too, and end the sharing of prefixes."""
     if not isinstance(prompt, Spliced):
         return {"prompt_token_ids": list(prompt)}
     ids, places = list(prompt.ids), list(prompt.places)
