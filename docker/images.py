@@ -3,8 +3,8 @@
     sudo .venv/bin/python docker/images.py gateway retrieval ranking --registry artifacts/registry
 
 Each step of the Dockerfiles is done in a bare Debian (rootfs.py). Then each service starts as its own user, its root
-read-only, all in a network of their own, with the command of its Dockerfile; its HEALTHCHECK must succeed. With all three,
-the gateway must answer with a ranking.
+read-only, all in a network of their own, with the command of its Dockerfile; its HEALTHCHECK must succeed. With all
+three, the gateway must answer with a ranking.
 """
 
 from __future__ import annotations

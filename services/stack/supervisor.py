@@ -24,6 +24,8 @@ STEADY_S = 30.0
 """Who ran for so long has earned the short pause again."""
 GIVE_UP = 5
 """Who ends so often in a row without having been healthy ends the stack."""
+LAST_WORDS_S = 2.0
+"""For output that is still on its way; who left the group of its part may hold the pipe for ever."""
 CHUNK = 1 << 16
 OWN = "stack"
 """The name under which the supervisor speaks itself."""
@@ -43,11 +45,12 @@ class _Told(Exception):
 
 
 class Supervisor:
-    """`grace_s`: from SIGTERM to SIGKILL."""
+    """`grace_s`: from SIGTERM to SIGKILL.  `pause_s`: before the first new start; each later one waits twice as long."""
 
-    def __init__(self, parts: Sequence[Part], grace_s: float, say: Say) -> None:
+    def __init__(self, parts: Sequence[Part], grace_s: float, say: Say, pause_s: float = FIRST_PAUSE_S) -> None:
         self._parts = parts
         self._grace_s = grace_s
+        self._pause_s = pause_s
         self._say = say
         self._healthy = {part.name: asyncio.Event() for part in parts}
         self._running: dict[str, Running] = {}
@@ -93,7 +96,7 @@ class Supervisor:
         """Whoever it needs is waited for once: later each comes and goes by itself, as with compose."""
         for name in part.needs:
             await self._healthy[name].wait()
-        pause, in_vain = FIRST_PAUSE_S, 0
+        pause, in_vain = self._pause_s, 0
         while True:
             began = time.monotonic()
             was_healthy, code = await self._live(part)
@@ -104,7 +107,7 @@ class Supervisor:
             if in_vain == GIVE_UP:
                 raise Unavailable(f"{part.name} ended {GIVE_UP} times, at last with {code}; its output stands above")
             if time.monotonic() - began > STEADY_S:
-                pause = FIRST_PAUSE_S
+                pause = self._pause_s
             self._say(OWN, f"{part.name} ended with {code}; it starts again in {pause:g} s")
             await asyncio.sleep(pause)
             pause = min(2 * pause, LAST_PAUSE_S)
@@ -128,32 +131,45 @@ class Supervisor:
         return was_healthy, code
 
     async def _start(self, part: Part) -> Process:
-        process = await asyncio.create_subprocess_exec(
-            *_dies_with_us(),
-            *part.command,
-            env=dict(part.environment),
-            stdin=PIPE if part.given else DEVNULL,
-            stdout=PIPE,
-            stderr=STDOUT,
-            start_new_session=True,
-        )
-        telling = asyncio.create_task(self._tell(part.name, process))
+        # A pipe of our own: with asyncio's, a process counts as running while any child of it holds the other end.
+        output, its_end = os.pipe()
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *_dies_with_us(),
+                *part.command,
+                env=dict(part.environment),
+                stdin=PIPE if part.given else DEVNULL,
+                stdout=its_end,
+                stderr=STDOUT,
+                start_new_session=True,
+            )
+        except OSError as error:
+            os.close(output)
+            raise Unavailable(f"{part.name} cannot start: {error}") from None
+        finally:
+            os.close(its_end)
+        telling = asyncio.create_task(self._tell(part.name, output))
         self._running[part.name] = Running(process, telling)
         if process.stdin is not None:
             process.stdin.write(part.given.encode())
             process.stdin.close()
         return process
 
-    async def _tell(self, name: str, process: Process) -> None:
+    async def _tell(self, name: str, output: int) -> None:
         """Its output, line by line, to the last one."""
-        assert process.stdout is not None
+        reader = asyncio.StreamReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        pipe, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, os.fdopen(output, "rb"))
         rest = b""
-        while chunk := await process.stdout.read(CHUNK):
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                self._say(name, line.decode(errors="replace"))
-        if rest:
-            self._say(name, rest.decode(errors="replace"))
+        try:
+            while chunk := await reader.read(CHUNK):
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    self._say(name, line.decode(errors="replace"))
+            if rest:
+                self._say(name, rest.decode(errors="replace"))
+        finally:
+            pipe.close()
 
     async def _watch(self, part: Part) -> None:
         if part.probe is None:
@@ -177,7 +193,8 @@ class Supervisor:
             await asyncio.wait_for(one.process.wait(), self._grace_s)
         _signal(one.process, signal.SIGKILL)
         await one.process.wait()
-        await one.telling
+        with suppress(TimeoutError):
+            await asyncio.wait_for(one.telling, LAST_WORDS_S)
         self._running.pop(part.name, None)
 
 
