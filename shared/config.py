@@ -32,7 +32,7 @@ def _parse(key: str, text: str, old: Any) -> object:
             raise BadInput(f"--set {key}={text}: say true or false")
         return text.lower() == "true"
     if isinstance(old, tuple):
-        return tuple(part for part in text.split(",") if part)
+        return tuple(_parse(key, part, old[0] if old else "") for part in text.split(",") if part)
     try:
         return type(old)(text)
     except (TypeError, ValueError):

@@ -5,8 +5,8 @@ Early stopping on validation; the best weights stay.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -64,6 +64,21 @@ def fit_nexts(
         return F.cross_entropy(next_scores(model, histories_NL[rows_B])[:, 1:], nexts_N[rows_B] - 1)
 
     return model, _fit(f"fit {name}", model, len(train), loss, lambda: next_mrr(model, valid), config)
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """score: on validation. weight_decay: that of the best run."""
+
+    model: Behaviour
+    score: float
+    weight_decay: float
+
+
+def select(fit: Callable[[FitConfig], tuple[Behaviour, float]], config: FitConfig, decays: Sequence[float]) -> Selected:
+    """The best on validation of one run per weight decay."""
+    runs = (Selected(*fit(replace(config, weight_decay=decay)), decay) for decay in decays)
+    return max(runs, key=lambda run: run.score)
 
 
 def tensors(pairs: Pairs, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

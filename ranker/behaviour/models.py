@@ -7,10 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
-
+from ranker import weights
 from ranker.behaviour.caser import Caser
 from ranker.behaviour.din import DIN
 from ranker.behaviour.gru4rec import GRU4Rec
@@ -19,6 +16,7 @@ from ranker.behaviour.lrurec import LRURec
 from ranker.behaviour.mf import MF
 from ranker.behaviour.model import Behaviour, Sizes
 from ranker.behaviour.sasrec import SASRec
+from ranker.weights import Precision
 from shared.errors import BadArtifact
 
 FILE = "behaviour.safetensors"
@@ -35,24 +33,17 @@ MODELS: dict[str, Callable[[Sizes], Behaviour]] = {
 }
 
 
-def save(model: Behaviour, folder: Path, half: bool = False) -> dict[str, Any]:
-    """What the manifest must keep to load it again. half: in float16."""
-    save_file(stored(model, half), folder / FILE)
+def save(model: Behaviour, folder: Path, precision: Precision = "float32") -> dict[str, Any]:
+    """What the manifest must keep to load it again."""
+    weights.save(model.state_dict(), folder / FILE, precision)
     return asdict(model.sizes)
-
-
-def stored(module: nn.Module, half: bool) -> dict[str, Tensor]:
-    """The module's state as a file takes it; `load_state_dict` turns float16 back."""
-    cast = torch.float16 if half else torch.float32
-    state = {name: t.detach().cpu().contiguous() for name, t in module.state_dict().items()}
-    return {name: t.to(cast) if t.is_floating_point() else t for name, t in state.items()}
 
 
 def load(name: str, sizes: Mapping[str, Any], folder: Path) -> Behaviour:
     """Raises BadArtifact where file and manifest are not of one training."""
     try:
         model = MODELS[name](Sizes(**sizes))
-        model.load_state_dict(load_file(folder / FILE))
+        model.load_state_dict(weights.load(folder / FILE))
     except (KeyError, TypeError, RuntimeError) as error:
         raise BadArtifact(f"{folder / FILE} does not fit the manifest: {error}") from None
     return model.eval().requires_grad_(False)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
+from ranker import weights
 from ranker.backbone import Backbone
 from ranker.cllm4rec.documents import NOBODY, Documents
 from ranker.cllm4rec.model import CLLM4Rec, Embeddings
@@ -87,7 +87,7 @@ class RecLLMScorer:
 def restore(base: Backbone, catalog: Catalog, config: CLLM4RecConfig, manifest: Manifest, folder: Path) -> RecLLMScorer:
     """Raises BadArtifact where file and manifest are not of one training."""
     users = json.loads((folder / USERS).read_text())
-    table_SD = load_file(folder / EMBEDDINGS)["collaborative"]
+    table_SD = weights.load(folder / EMBEDDINGS)["collaborative"]
     hidden = base.model.config.hidden_size
     if table_SD.shape != (len(users) + len(catalog), hidden):
         raise BadArtifact(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ranker.backbone import SMOLLM2, Quantization
+from ranker.weights import Precision
 from shared.config import override
 from shared.data.holdout import Split
 from shared.errors import BadInput
@@ -57,6 +58,8 @@ class CLLM4RecConfig:
     validation_users: int = 2000
     patience: int = 5
     """Validations without a better Recall@20 + Recall@40 + NDCG@100."""
+    precision: Precision = "float32"
+    """In which the artifact keeps the embeddings."""
     seed: int = 42
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ranker import backbone as backbones
-from ranker import golden
+from ranker import golden, weights
 from ranker.backbone import Backbone
 from ranker.blend import Fit, fit
 from ranker.blend import report as blend_report
@@ -30,6 +30,7 @@ from ranker.evaluate import CANDIDATES, ask
 from ranker.fit import keep_memory, require_checkpoint
 from ranker.opinion import opinions
 from ranker.prompt import title_tokens
+from ranker.weights import settle
 from shared.artifact import Manifest, package_versions, seal, write_text, writing
 from shared.data.holdout import Holdout, holdout
 from shared.data.prepared import Prepared
@@ -99,12 +100,13 @@ def train(
             ranker = scorer(model, base, data.user_ids, len(data.catalog), config)
             ranker.finetuned = finetuned
             validate = _told(model, texts) if stage == "content" else _validation(ranker, parts, data, config)
-            weights = {name: tables[name] for name in kept}
-            for parameter in weights.values():
+            learning = {name: tables[name] for name in kept}
+            for parameter in learning.values():
                 parameter.requires_grad_(True)
             pace = _pace(prompts, rate, config)
-            runs[stage] = descend(f"train {stage}", weights, pace, loss_at, validate, folder / stage, identity, resume)
+            runs[stage] = descend(f"train {stage}", learning, pace, loss_at, validate, folder / stage, identity, resume)
     embeddings.requires_grad_(False)
+    settle(embeddings, config.precision)
     ranker = scorer(model, base, data.user_ids, len(data.catalog), config)
     fitted = _blend(data, retriever, ranker, config) if retriever else None
     return _write(data, parts, config, embeddings, ranker, runs, fitted, retriever_name, out)
@@ -189,7 +191,7 @@ def _write(
     )
     with writing(out) as draft:
         # The content embeddings have done their work: what serves are the collaborative ones.
-        save_file({"collaborative": embeddings.collaborative_SD.detach().cpu().contiguous()}, draft / EMBEDDINGS)
+        weights.save({"collaborative": embeddings.collaborative_SD}, draft / EMBEDDINGS, config.precision)
         seen_N = torch.from_numpy(np.concatenate(parts.train)).long()
         save_file({"counts": torch.bincount(seen_N, minlength=len(data.catalog) + 1)}, draft / COUNTS)
         write_text(draft / USERS, json.dumps(list(data.user_ids)))

@@ -27,19 +27,27 @@ def pairs_of(data: Prepared, retriever: Retriever, config: CoLLMConfig) -> PairD
         train += [(user, t) for t in range(1, len(seen))]
         valid += [(user, len(sequence) - 2)] if len(sequence) >= 3 else []
     steps = (config.text_prompts, config.mapping_prompts)
-    wanted = -(-max(steps) // (1 + config.negatives)) if all(steps) else len(train)
+    wanted = -(-max(steps) // (1 if config.packed else 1 + config.negatives)) if all(steps) else len(train)
     parts = {
-        "train": _labelled(data, _some(train, wanted, config.seed), retriever, config, config.hard, 1),
-        "valid": _labelled(data, _some(valid, config.validation_pairs, config.seed), retriever, config, config.hard, 2),
+        "train": _labelled(data, _some(train, wanted, config.seed), retriever, config.negatives, config, 1),
+        "valid": _labelled(
+            data, _some(valid, config.validation_pairs, config.seed), retriever, config.negatives, config, 2
+        ),
     }
     nobody = parts["valid"].take(np.zeros(0, dtype=int))
     return PairData(data.manifest.method, data.catalog, tuple(data.user_ids), **parts, test=nobody, digest=data.digest)
 
 
 def everything(data: Prepared, config: CoLLMConfig) -> Pairs:
-    """All training events and as many uniform negatives: what the collaborative model learns from."""
+    """All training events and uniform negatives: what the collaborative model learns from."""
     events = [(u, t) for u, s in enumerate(data.sequences()) for t in range(len(train_sequence(s)))]
-    return _labelled(data, events, None, config, 0.0, 3)
+    return _labelled(data, events, None, config.behaviour_negatives, config, 3)
+
+
+def slates(pairs: Pairs) -> list[np.ndarray]:
+    """Rows that stand together and ask one user with one history."""
+    same_N = (pairs.users_N[1:] == pairs.users_N[:-1]) & (pairs.histories_NL[1:] == pairs.histories_NL[:-1]).all(1)
+    return np.split(np.arange(len(pairs)), np.flatnonzero(~same_N) + 1)
 
 
 def _some(events: list[tuple[int, int]], wanted: int, seed: int) -> list[tuple[int, int]]:
@@ -51,20 +59,20 @@ def _labelled(
     data: Prepared,
     events: Sequence[tuple[int, int]],
     retriever: Retriever | None,
+    negatives: int,
     config: CoLLMConfig,
-    hard: float,
     stream: int,
 ) -> Pairs:
     users, items, labels, histories = [], [], [], []
     for start in range(0, len(events), BLOCK):
         block = events[start : start + BLOCK]
         pasts = [data.sequence(u)[:t] for u, t in block]
-        found = _retrieved(retriever, pasts) if retriever and hard else [[]] * len(block)
+        found = _retrieved(retriever, pasts) if retriever and config.hard else [[]] * len(block)
         for place, ((user, t), past, near) in enumerate(zip(block, pasts, found, strict=True), start=start):
             rng = np.random.default_rng((config.seed, stream, place))
             sequence = data.sequence(user)
             taken = set(sequence[: max(t + 1, len(train_sequence(sequence)))].tolist())
-            wrong = _wrong(taken, near, len(data.catalog), config.negatives, hard, rng)
+            wrong = _wrong(taken, near, len(data.catalog), negatives, config.hard if retriever else 0.0, rng)
             users += [user + 1] * (1 + len(wrong))
             items += [int(sequence[t]), *wrong]
             labels += [1.0] + [0.0] * len(wrong)

@@ -58,6 +58,15 @@ class CoLLM:
         states_ND = last_states(self.base, [group.prefix + group.branches[0] for group in groups], fill)
         return self._answers(states_ND)[:, 0]
 
+    def slate_logits(self, pairs: Pairs, slates: Sequence[np.ndarray], hybrid: bool) -> Tensor:
+        """N, slate after slate: rows of one user and history share one packed prompt."""
+        asked = [
+            Asked(int(pairs.users_N[rows[0]]), real(pairs.histories_NL[rows[0]]), pairs.items_N[rows].tolist())
+            for rows in slates
+        ]
+        groups, fill = self.groups(asked, hybrid)
+        return torch.cat([self._answers(states_CD)[:, 0] for states_CD in branch_states(self.base, groups, fill)])
+
     def logits(self, asked: Sequence[Asked], hybrid: bool) -> list[tuple[Tensor, Tensor]]:
         """Per user the Yes logits of the items, and the probability that Yes and No hold: one forward for all."""
         groups, fill = self.groups(asked, hybrid)

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
+from ranker import weights
 from ranker.backbone import Backbone
 from ranker.behaviour import models
 from ranker.collm.model import Asked, CoLLM, mapping
@@ -52,7 +52,7 @@ def restore(base: Backbone, catalog: Catalog, config: CoLLMConfig, manifest: Man
     behaviour = models.load(config.behaviour, manifest.extra["sizes"], folder).to(base.device)
     projector = mapping(behaviour, base.model.config.hidden_size)
     try:
-        projector.load_state_dict(load_file(folder / MAPPING))
+        projector.load_state_dict(weights.load(folder / MAPPING))
     except RuntimeError as error:
         raise BadArtifact(f"{folder / MAPPING} does not fit the backbone: {error}") from None
     users = numbered(json.loads((folder / USERS).read_text()))

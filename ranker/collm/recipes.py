@@ -9,10 +9,14 @@ from typing import Literal
 from ranker.backbone import SMOLLM2, Quantization
 from ranker.behaviour.models import Name
 from ranker.fit import LINEAR_LAYERS
+from ranker.weights import Precision
 from shared.config import override
 from shared.errors import BadInput
 
-Tune = Literal["text", "mapping", "mapping+model", "together"]
+Tune = Literal["text", "mapping", "mapping+model", "lora+mapping", "together"]
+
+AT_ONCE = ("lora+mapping", "together")
+"""Tunings of one step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +27,8 @@ class CoLLMConfig:
     quantization: Quantization = "none"
     tune: Tune = "mapping"
     """text: LoRA on the text-only prompt and nothing else (TALLRec). mapping: then the mapping alone, LoRA frozen (the
-    paper). mapping+model: then the mapping and the collaborative model. together: everything at once."""
+    paper). mapping+model: then the mapping and the collaborative model. lora+mapping: these two at once, without a
+    step one. together: all three at once."""
     tallrec: str = ""
     """The folder of a trained TALLRec on the same backbone: step one is read from there."""
     behaviour: Name = "mf"
@@ -33,6 +38,10 @@ class CoLLMConfig:
     """Items of history that the collaborative model sees."""
     behaviour_epochs: int = 100
     """At most, of the small recommender; it stops when it gets no better."""
+    behaviour_decays: tuple[float, ...] = (1e-3, 1e-2, 1e-1)
+    """Weight decays of the small recommender, one run each; validation chooses."""
+    behaviour_negatives: int = 1
+    """Per event, where the data hold no labels: what the small recommender learns from."""
     history: int = 10
     """Titles of history in the prompt."""
     title_tokens: int = 32
@@ -44,9 +53,15 @@ class CoLLMConfig:
     lora_targets: tuple[str, ...] = ("q_proj", "v_proj")
     lora_first_layer: int = 0
     negatives: int = 1
-    """Per event, where the data hold no labels."""
+    """Per event, where the data hold no labels: what the language model learns from."""
     hard: float = 0.0
     """Share of these negatives that the retriever would recommend; the others are drawn from the catalogue."""
+    packed: bool = False
+    """In training too an event and its negatives share one prompt, as candidates do in serving: several times the pairs
+    in the same time. All that counts prompts then counts events."""
+    teacher: float = 0.0
+    """Share of each label in step two that is the collaborative model's probability instead: what a short training
+    hears of it. The paper has 0."""
     text_prompts: int = 0
     """Of step one; 0 is one epoch."""
     mapping_prompts: int = 0
@@ -64,8 +79,8 @@ class CoLLMConfig:
     validation_pairs: int = 2000
     patience: int = 5
     """Validations without a better AUC."""
-    half: bool = False
-    """Keep the small recommender and the mapping in float16: half the artifact."""
+    precision: Precision = "float32"
+    """In which the artifact keeps the small recommender and the mapping."""
     seed: int = 42
 
 
@@ -96,7 +111,7 @@ def demo() -> CoLLMConfig:
         warmup=20,
         validate_every=800,
         validation_pairs=400,
-        half=True,
+        precision="int8",
     )
 
 
@@ -126,12 +141,17 @@ def configure(recipe: str, overrides: dict[str, str], text_only: bool = False) -
     for name in ("text_prompts", "mapping_prompts", "warmup", "layers", "lora_first_layer", "history", "seed"):
         if getattr(config, name) < 0:
             raise BadInput(f"{name}={getattr(config, name)}: 0 or more")
-    if not 0 <= config.hard <= 1:
-        raise BadInput(f"hard={config.hard}: a share, 0 to 1")
-    if config.negatives < 1:
+    for name in ("hard", "teacher"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise BadInput(f"{name}={getattr(config, name)}: a share, 0 to 1")
+    if not config.behaviour_decays or min(config.behaviour_decays) < 0:
+        raise BadInput(f"behaviour_decays={config.behaviour_decays}: one or more numbers, 0 or above")
+    if min(config.negatives, config.behaviour_negatives) < 1:
         raise BadInput(f"negatives={config.negatives}: at least 1, or there is nothing to tell apart")
     if config.behaviour in ("gru4rec", "caser"):
         raise BadInput(f"behaviour={config.behaviour} knows sequences only: take mf, lightgcn, sasrec, din or lrurec")
-    if config.tallrec and config.tune in ("text", "together"):
+    if config.teacher and config.behaviour == "lrurec":
+        raise BadInput(f"teacher={config.teacher}: lrurec gives scores and no probabilities; take another behaviour")
+    if config.tallrec and config.tune in ("text", *AT_ONCE):
         raise BadInput(f"tallrec={config.tallrec}: tune={config.tune} has no step two that could begin from it")
     return config

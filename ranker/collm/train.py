@@ -15,21 +15,22 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ranker import backbone as backbones
-from ranker import golden
+from ranker import golden, weights
 from ranker.backbone import Backbone
 from ranker.behaviour import lrurec
-from ranker.behaviour.fit import FitConfig, fit_pairs
+from ranker.behaviour.fit import FitConfig, Selected, fit_pairs, pair_auc, pair_logits, select
 from ranker.behaviour.model import Behaviour, Sizes
-from ranker.behaviour.models import save, stored
+from ranker.behaviour.models import save
 from ranker.blend import Fit, fit, report
-from ranker.collm.batches import everything, pairs_of
+from ranker.collm.batches import everything, pairs_of, slates
 from ranker.collm.model import CoLLM, mapping, pair_loss
 from ranker.collm.rank import MAPPING, USERS, CoLLMScorer, numbered, prompt_builder
-from ranker.collm.recipes import CoLLMConfig
+from ranker.collm.recipes import AT_ONCE, CoLLMConfig
 from ranker.descent import Pace, Progress, descend, rows_at
 from ranker.evaluate import CANDIDATES, ask
 from ranker.fit import ADAPTER, add_lora, keep_memory, require_checkpoint, set_adapter_weights
 from ranker.opinion import opinions
+from ranker.weights import settle
 from shared import metrics
 from shared.artifact import Manifest, open_artifact, package_versions, seal, write_text, writing
 from shared.data.pairs import PairData, Pairs, real
@@ -64,54 +65,70 @@ def train(
     base = backbones.load(config.backbone, layers=config.layers, device=device, quantization=config.quantization)
     pairs = data if isinstance(data, PairData) else pairs_of(data, _needed(retriever), config)
     wrapped = _lora(base, config)
-    behaviour = None if config.tune == "text" else _behaviour(data, pairs, config, retriever_folder, base.device)
+    chosen = None if config.tune == "text" else _behaviour(data, pairs, config, retriever_folder, base.device)
+    behaviour = chosen.model if chosen else None
     projector = mapping(behaviour, base.model.config.hidden_size).to(base.device) if behaviour else None
     model = CoLLM(base, prompt_builder(base.tokenizer, data.catalog, config), behaviour, projector)
     identity = {"config": asdict(config), "data": data.digest}
-    valid = _some(pairs.valid, config.validation_pairs, config.seed)
+    valid = _some(pairs.valid, config)
+    told_N = _told(pairs.train, behaviour, config)
+    units = slates(pairs.train) if config.packed else [np.array([row]) for row in range(len(pairs.train))]
     steps: dict[str, Progress] = {}
     for step in _steps(config):
-        prompts = (config.text_prompts if step == "text" else config.mapping_prompts) or len(pairs.train)
-        weights = _weights(step, wrapped, projector, behaviour)
+        prompts = (config.text_prompts if step == "text" else config.mapping_prompts) or len(units)
+        learning = _weights(step, wrapped, projector, behaviour)
         torch.manual_seed(config.seed)  # step one is the same bits whatever comes with it
         hybrid = step != "text"
 
         def loss_at(at: int, hybrid: bool = hybrid, step: str = step) -> Tensor:
-            wrapped.train(step in ("text", "together"))
-            rows_B = rows_at(at, config.batch, len(pairs.train), config.seed)
-            batch = pairs.train.take(rows_B)
-            logits_B = model.pair_logits(batch, hybrid)
-            return pair_loss(logits_B, torch.from_numpy(batch.labels_N).to(base.device))
+            wrapped.train(step in ("text", *AT_ONCE))
+            taken = [units[unit] for unit in rows_at(at, config.batch, len(units), config.seed)]
+            rows_N = np.concatenate(taken)
+            logits_N = (
+                model.slate_logits(pairs.train, taken, hybrid)
+                if config.packed
+                else model.pair_logits(pairs.train.take(rows_N), hybrid)
+            )
+            labels_N = told_N if hybrid else pairs.train.labels_N
+            return pair_loss(logits_N, torch.from_numpy(labels_N[rows_N]).to(base.device))
 
         def validate(hybrid: bool = hybrid) -> float:
             wrapped.eval()
-            return metrics.auc(valid.labels_N, score_pairs(model, valid, hybrid, None))
+            return metrics.auc(valid.labels_N, score_pairs(model, valid, hybrid, None, config.packed))
 
         pace = _pace(prompts, config)
-        steps[step] = descend(f"train {step}", weights, pace, loss_at, validate, folder / step, identity, resume)
-        for parameter in weights.values():
+        steps[step] = descend(f"train {step}", learning, pace, loss_at, validate, folder / step, identity, resume)
+        for parameter in learning.values():
             parameter.requires_grad_(False)
     wrapped.eval()
+    for module in (behaviour, projector):
+        if module is not None:
+            settle(module, config.precision)
     scorer = CoLLMScorer(model, numbered(pairs.user_ids), config.candidates)
     fitted = _blend(data, retriever, scorer, config) if isinstance(data, Prepared) else None
-    return _write(data, pairs, config, model, wrapped, scorer, steps, fitted, retriever_name, out)
+    return _write(data, pairs, config, model, wrapped, scorer, steps, chosen, fitted, retriever_name, out)
 
 
 @torch.inference_mode()
-def score_pairs(model: CoLLM, pairs: Pairs, hybrid: bool, what: str | None) -> np.ndarray:
-    """Yes logits N, in the order of the pairs."""
+def score_pairs(model: CoLLM, pairs: Pairs, hybrid: bool, what: str | None, packed: bool = False) -> np.ndarray:
+    """Yes logits N, in the order of the pairs. packed: neighbours of one history share a prompt."""
     logits_N = np.zeros(len(pairs))
     with progress(what, len(pairs), "pairs") as advance:
+        if packed:
+            for slate in slates(pairs):
+                logits_N[slate] = model.slate_logits(pairs, [slate], hybrid).cpu().numpy()
+                advance(len(slate))
+            return logits_N
         # By the length of the history, so that a batch holds little padding.
         order = np.argsort((pairs.histories_NL > 0).sum(1), kind="stable")
         for rows in np.array_split(order, max(1, -(-len(order) // 32))) if len(order) else []:
-            logits_N[rows] = model.pair_logits(pairs.take(rows), hybrid).float().cpu().numpy()
+            logits_N[rows] = model.pair_logits(pairs.take(rows), hybrid).cpu().numpy()
             advance(len(rows))
     return logits_N
 
 
 def _steps(config: CoLLMConfig) -> list[str]:
-    first = [] if config.tallrec or config.tune == "together" else ["text"]
+    first = [] if config.tallrec or config.tune in AT_ONCE else ["text"]
     return first + ([config.tune] if config.tune != "text" else [])
 
 
@@ -119,19 +136,19 @@ def _weights(
     step: str, wrapped: Any, projector: nn.Module | None, behaviour: Behaviour | None
 ) -> dict[str, nn.Parameter]:
     """What a step trains, by name; all else is frozen."""
-    weights: dict[str, nn.Parameter] = {}
+    learning: dict[str, nn.Parameter] = {}
     lora = {n: p for n, p in wrapped.named_parameters() if "lora_" in n}
-    if step in ("text", "together"):
-        weights |= lora
+    if step in ("text", *AT_ONCE):
+        learning |= lora
     if step != "text" and projector is not None:
-        weights |= {f"mapping.{n}": p for n, p in projector.named_parameters()}
+        learning |= {f"mapping.{n}": p for n, p in projector.named_parameters()}
     if step in ("mapping+model", "together") and behaviour is not None:
-        weights |= {f"behaviour.{n}": p for n, p in behaviour.named_parameters()}
+        learning |= {f"behaviour.{n}": p for n, p in behaviour.named_parameters()}
     for parameter in lora.values():
         parameter.requires_grad_(False)
-    for parameter in weights.values():
+    for parameter in learning.values():
         parameter.requires_grad_(True)
-    return weights
+    return learning
 
 
 def _pace(prompts: int, config: CoLLMConfig) -> Pace:
@@ -158,16 +175,32 @@ def _needed(retriever: Retriever | None) -> Retriever:
 
 def _behaviour(
     data: Prepared | PairData, pairs: PairData, config: CoLLMConfig, retriever: Path | None, device: torch.device
-) -> Behaviour:
+) -> Selected:
+    """Trained, and rounded to what the artifact will hold."""
     if config.behaviour == "lrurec":
         if retriever is None:
             raise BadInput("behaviour=lrurec is the retriever's own model: give its artifact with --retriever.")
-        return lrurec.read(retriever, data.catalog).requires_grad_(False).to(device)
+        read = lrurec.read(retriever, data.catalog).requires_grad_(False).to(device)
+        settle(read, config.precision)
+        return Selected(read, pair_auc(read, pairs.valid), 0.0)
     train = pairs.train if isinstance(data, PairData) else everything(data, config)
     sizes = Sizes(users=len(pairs.user_ids), items=len(data.catalog), width=config.width, window=config.window)
     fitting = FitConfig(epochs=config.behaviour_epochs, seed=config.seed)
-    model, _ = fit_pairs(config.behaviour, sizes, train, pairs.valid, fitting, device)
-    return model
+    chosen = select(
+        lambda one: fit_pairs(config.behaviour, sizes, train, pairs.valid, one, device),
+        fitting,
+        config.behaviour_decays,
+    )
+    settle(chosen.model, config.precision)
+    return chosen
+
+
+def _told(train: Pairs, behaviour: Behaviour | None, config: CoLLMConfig) -> np.ndarray:
+    """The labels of step two."""
+    if behaviour is None or not config.teacher:
+        return train.labels_N
+    said_N = 1 / (1 + np.exp(-pair_logits(behaviour, train)))
+    return ((1 - config.teacher) * train.labels_N + config.teacher * said_N).astype(np.float32)
 
 
 def _lora(base: Backbone, config: CoLLMConfig) -> Any:
@@ -192,8 +225,12 @@ def _lora(base: Backbone, config: CoLLMConfig) -> Any:
     return wrapped
 
 
-def _some(pairs: Pairs, wanted: int, seed: int) -> Pairs:
-    return pairs.take(np.random.default_rng((seed, 4)).permutation(len(pairs))[:wanted])
+def _some(pairs: Pairs, config: CoLLMConfig) -> Pairs:
+    """validation_pairs at most; whole slates where they are packed."""
+    units = slates(pairs) if config.packed else [np.array([row]) for row in range(len(pairs))]
+    order = np.random.default_rng((config.seed, 4)).permutation(len(units))
+    rows_N = np.concatenate([units[unit] for unit in order[: config.validation_pairs]])[: config.validation_pairs]
+    return pairs.take(rows_N)
 
 
 def _blend(data: Prepared, retriever: Retriever | None, scorer: CoLLMScorer, config: CoLLMConfig) -> Fit:
@@ -210,6 +247,7 @@ def _write(
     wrapped: Any,
     scorer: CoLLMScorer,
     steps: Mapping[str, Progress],
+    chosen: Selected | None,
     fitted: Fit | None,
     retriever_name: str,
     out: Path,
@@ -226,8 +264,8 @@ def _write(
         named = {n: p.detach().cpu().contiguous() for n, p in wrapped.named_parameters() if "lora_" in n}
         save_file(named, draft / ADAPTER)
         if model.behaviour is not None and model.mapping is not None:
-            save_file(stored(model.mapping, config.half), draft / MAPPING)
-            extra["sizes"] = save(model.behaviour, draft, config.half)
+            weights.save(model.mapping.state_dict(), draft / MAPPING, config.precision)
+            extra["sizes"] = save(model.behaviour, draft, config.precision)
             write_text(draft / USERS, json.dumps(list(pairs.user_ids)))
         manifest = Manifest(
             kind="ranker",
@@ -239,6 +277,7 @@ def _write(
                 "train_seconds": round(sum(run.seconds for run in steps.values()), 1),
                 "steps": {name: {"curve": run.curve, "best_prompts": run.best_prompts} for name, run in steps.items()},
             }
+            | ({"behaviour": {"auc": chosen.score, "weight_decay": chosen.weight_decay}} if chosen else {})
             | (report(fitted) if fitted else {}),
             extra=extra,
             data_digest=data.digest,

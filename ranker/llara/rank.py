@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
+from ranker import weights
 from ranker.backbone import Backbone
 from ranker.behaviour import models
 from ranker.labels import require
@@ -44,7 +44,7 @@ def restore(base: Backbone, catalog: Catalog, config: LLaRAConfig, manifest: Man
     behaviour = models.load(config.behaviour, manifest.extra["sizes"], folder).to(base.device)
     projector = sr2llm(behaviour, base.model.config.hidden_size)
     try:
-        projector.load_state_dict(load_file(folder / PROJECTOR))
+        projector.load_state_dict(weights.load(folder / PROJECTOR))
     except RuntimeError as error:
         raise BadArtifact(f"{folder / PROJECTOR} does not fit the backbone: {error}") from None
     projector = projector.to(base.device).eval().requires_grad_(False)

@@ -12,6 +12,7 @@ from ranker.fit import LINEAR_LAYERS
 from ranker.labels import LETTERS
 from ranker.llara.curriculum import Curriculum
 from ranker.llara.prompt import Answer
+from ranker.weights import Precision
 from shared.config import override
 from shared.errors import BadInput
 
@@ -34,6 +35,8 @@ class LLaRAConfig:
     candidates: int = 20
     behaviour_epochs: int = 100
     """At most, of the small recommender; it stops when it gets no better."""
+    behaviour_decays: tuple[float, ...] = (1e-3, 1e-2, 1e-1)
+    """Weight decays of the small recommender, one run each; validation chooses."""
     history: int = 10
     title_tokens: int = 32
     shortest: int = 3
@@ -60,8 +63,8 @@ class LLaRAConfig:
     validation_rows: int = 500
     patience: int = 100
     """Validations without a better HitRatio@1; the curriculum wants to be gone through to its end."""
-    half: bool = False
-    """Keep the small recommender and the projector in float16: half the artifact."""
+    precision: Precision = "float32"
+    """In which the artifact keeps the small recommender and the projector."""
     seed: int = 42
 
 
@@ -91,7 +94,7 @@ def demo() -> LLaRAConfig:
         warmup=20,
         validate_every=500,
         validation_rows=100,
-        half=True,
+        precision="int8",
     )
 
 
@@ -112,7 +115,6 @@ def configure(recipe: str, overrides: dict[str, str]) -> LLaRAConfig:
         "validation_rows",
         "patience",
         "behaviour_epochs",
-        "behaviour_epochs",
         "lora_rank",
         "shortest",
     ):
@@ -125,6 +127,8 @@ def configure(recipe: str, overrides: dict[str, str]) -> LLaRAConfig:
         raise BadInput(f"candidates={config.candidates}: 2 to {len(LETTERS)}")
     if not 0 <= config.hard <= 1:
         raise BadInput(f"hard={config.hard}: a share, 0 to 1")
+    if not config.behaviour_decays or min(config.behaviour_decays) < 0:
+        raise BadInput(f"behaviour_decays={config.behaviour_decays}: one or more numbers, 0 or above")
     if config.behaviour in ("mf", "lightgcn", "din"):
         raise BadInput(f"behaviour={config.behaviour} knows no sequence: take gru4rec, caser, sasrec or lrurec")
     return config

@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ranker import backbone as backbones
-from ranker import golden
+from ranker import golden, weights
 from ranker.behaviour import lrurec
-from ranker.behaviour.fit import FitConfig, fit_nexts
-from ranker.behaviour.model import Behaviour, Sizes
-from ranker.behaviour.models import save, stored
+from ranker.behaviour.fit import FitConfig, Selected, fit_nexts, next_mrr, select
+from ranker.behaviour.model import Sizes
+from ranker.behaviour.models import save
 from ranker.blend import Fit, fit
 from ranker.blend import report as blend_report
 from ranker.descent import Pace, Progress, descend
@@ -30,6 +30,7 @@ from ranker.llara.model import LLaRA, sr2llm
 from ranker.llara.rank import PROJECTOR, LLaRAScorer, answer_tokens, prompt_builder, scorer
 from ranker.llara.recipes import LLaRAConfig
 from ranker.opinion import opinions
+from ranker.weights import settle
 from shared.artifact import Manifest, package_versions, seal, writing
 from shared.data.pairs import NextData, Nexts
 from shared.data.prepared import Prepared
@@ -62,7 +63,8 @@ def train(
     nexts = data if isinstance(data, NextData) else nexts_of(data, config)
     if not len(nexts.train):
         raise BadInput(f"no user has {config.shortest + 1} training items: there is no row to train on.")
-    behaviour = _behaviour(nexts, config, retriever_folder, base.device)
+    chosen = _behaviour(nexts, config, retriever_folder, base.device)
+    behaviour = chosen.model
     wrapped = add_lora(
         base.model,
         rank=config.lora_rank,
@@ -77,8 +79,8 @@ def train(
     items = len(data.catalog)
     valid = fixed_slates(_some(nexts.valid, config.validation_rows, config.seed), items, retriever, config)
     pace = _pace(config, len(nexts.train))
-    weights = {n: p for n, p in wrapped.named_parameters() if p.requires_grad}
-    weights |= {f"projector.{n}": p for n, p in projector.named_parameters()}
+    learning = {n: p for n, p in wrapped.named_parameters() if p.requires_grad}
+    learning |= {f"projector.{n}": p for n, p in projector.named_parameters()}
     served = scorer(model, config)
 
     def loss_at(at: int) -> Tensor:
@@ -91,10 +93,11 @@ def train(
         return hit_ratio(served, valid)
 
     identity = {"config": asdict(config), "data": data.digest}
-    run = descend("train llara", weights, pace, loss_at, validate, folder / "run", identity, resume)
+    run = descend("train llara", learning, pace, loss_at, validate, folder / "run", identity, resume)
     wrapped.eval()
+    settle(projector, config.precision)
     fitted = _blend(data, retriever, served, config) if isinstance(data, Prepared) and retriever else None
-    return _write(data, nexts, config, model, wrapped, served, run, fitted, retriever_name, out)
+    return _write(data, nexts, config, model, wrapped, served, run, chosen, fitted, retriever_name, out)
 
 
 def hit_ratio(scorer: LLaRAScorer, slates: list[Slate]) -> float:
@@ -102,15 +105,23 @@ def hit_ratio(scorer: LLaRAScorer, slates: list[Slate]) -> float:
     return float(np.mean([place == slate.right for place, slate in zip(by_score(scorer, slates), slates, strict=True)]))
 
 
-def _behaviour(nexts: NextData, config: LLaRAConfig, retriever: Path | None, device: torch.device) -> Behaviour:
+def _behaviour(nexts: NextData, config: LLaRAConfig, retriever: Path | None, device: torch.device) -> Selected:
+    """Trained, and rounded to what the artifact will hold."""
     if config.behaviour == "lrurec":
         if retriever is None:
             raise BadInput("behaviour=lrurec is the retriever's own model: give its artifact with --retriever.")
-        return lrurec.read(retriever, nexts.catalog).requires_grad_(False).to(device)
+        read = lrurec.read(retriever, nexts.catalog).requires_grad_(False).to(device)
+        settle(read, config.precision)
+        return Selected(read, next_mrr(read, nexts.valid), 0.0)
     sizes = Sizes(users=0, items=len(nexts.catalog), width=config.width, window=nexts.train.histories_NL.shape[1])
     fitting = FitConfig(epochs=config.behaviour_epochs, seed=config.seed)
-    model, _ = fit_nexts(config.behaviour, sizes, nexts.train, nexts.valid, fitting, device)
-    return model
+    chosen = select(
+        lambda one: fit_nexts(config.behaviour, sizes, nexts.train, nexts.valid, one, device),
+        fitting,
+        config.behaviour_decays,
+    )
+    settle(chosen.model, config.precision)
+    return chosen
 
 
 def _some(nexts: Nexts, wanted: int, seed: int) -> Nexts:
@@ -145,6 +156,7 @@ def _write(
     wrapped: Any,
     served: LLaRAScorer,
     run: Progress,
+    chosen: Selected,
     fitted: Fit | None,
     retriever_name: str,
     out: Path,
@@ -159,8 +171,8 @@ def _write(
     with writing(out) as draft:
         lora = {n: p.detach().cpu().contiguous() for n, p in wrapped.named_parameters() if "lora_" in n}
         save_file(lora, draft / ADAPTER)
-        save_file(stored(model.projector, config.half), draft / PROJECTOR)
-        extra["sizes"] = save(model.behaviour, draft, config.half)
+        weights.save(model.projector.state_dict(), draft / PROJECTOR, config.precision)
+        extra["sizes"] = save(model.behaviour, draft, config.precision)
         manifest = Manifest(
             kind="ranker",
             method="llara",
@@ -171,6 +183,7 @@ def _write(
                 "best_prompts": run.best_prompts,
                 "train_seconds": round(run.seconds, 1),
                 "curve": run.curve,
+                "behaviour": {"mrr": chosen.score, "weight_decay": chosen.weight_decay},
             }
             | (blend_report(fitted) if fitted else {}),
             extra=extra,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ranker.collm.batches import everything, pairs_of
+from ranker.collm.batches import everything, pairs_of, slates
 from shared.data.pairs import Pairs, real
 from shared.data.split import train_sequence
 from tests.ranker import tiny
@@ -62,6 +62,21 @@ def test_hard_negatives_are_the_retrievers() -> None:
     uniform = pairs_of(tiny.DATA, RETRIEVER, config(hard=0.0)).train
     far = [(int(i) - int(h[-1])) % tiny.ITEMS for i, h in zip(uniform.items_N, uniform.histories_NL, strict=True)]
     assert max(far) > 30
+
+
+def test_a_slate_is_one_event_and_its_negatives() -> None:
+    pairs = pairs_of(tiny.DATA, RETRIEVER, config(negatives=3)).train
+    found = slates(pairs)
+    assert np.array_equal(np.concatenate(found), np.arange(len(pairs)))
+    for rows in found:
+        assert pairs.labels_N[rows].tolist() == [1, 0, 0, 0]
+        assert len(set(pairs.users_N[rows])) == 1
+        assert (pairs.histories_NL[rows] == pairs.histories_NL[rows[0]]).all()
+
+
+def test_the_small_recommender_has_negatives_of_its_own_number() -> None:
+    pairs = everything(tiny.DATA, config(negatives=1, behaviour_negatives=4))
+    assert len(pairs) == 5 * len(liked(pairs))
 
 
 def test_the_same_seed_gives_the_same_pairs() -> None:

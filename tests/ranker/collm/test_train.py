@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import ranker.collm.train as training
 from ranker import backbone
+from ranker.behaviour.fit import pair_logits
 from ranker.behaviour.models import FILE
+from ranker.collm.batches import pairs_of
 from ranker.collm.evaluate import measured, report
 from ranker.collm.rank import MAPPING, CoLLMScorer
 from ranker.collm.recipes import RECIPES, configure
 from ranker.fit import ADAPTER
 from ranker.registry import load
 from shared.artifact import Manifest
+from shared.candidate import Candidate
 from shared.errors import BadArtifact, BadInput, GoldenMismatch, LabelMismatch
+from shared.history import History
 from shared.protocols import Ranker
 from tests.contracts.ranker import RankerContract
 from tests.ranker import tiny
@@ -38,7 +43,9 @@ def artifacts(bpe_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
         "read": {"tallrec": str(folder / "tallrec")},
         "model": {"tune": "mapping+model"},
         "together": {"tune": "together"},
-        "half": {"half": True},
+        "small": {"precision": "int8", "tune": "mapping+model"},
+        "at once": {"tune": "lora+mapping"},
+        "packed": {"packed": True, "negatives": 3, "teacher": 0.5, "tune": "lora+mapping"},
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backbone, "best_dtype", lambda device: torch.float32)
@@ -79,9 +86,10 @@ class TestTALLRec(TestCoLLM):
 
 
 def test_step_two_leaves_lora_bit_equal_to_tallrecs(artifacts: dict[str, Path]) -> None:
-    for name in ("mf", "din", "model", "read"):
+    for name in ("mf", "din", "model", "read", "small"):
         assert same(artifacts[name], artifacts["tallrec"], ADAPTER)
-    assert not same(artifacts["together"], artifacts["tallrec"], ADAPTER)
+    for name in ("together", "at once"):
+        assert not same(artifacts[name], artifacts["tallrec"], ADAPTER)
 
 
 def test_step_one_may_be_read_from_an_artifact(artifacts: dict[str, Path]) -> None:
@@ -90,7 +98,8 @@ def test_step_one_may_be_read_from_an_artifact(artifacts: dict[str, Path]) -> No
 
 
 def test_only_the_variants_that_say_so_tune_the_collaborative_model(artifacts: dict[str, Path]) -> None:
-    assert same(artifacts["mf"], artifacts["read"], FILE)
+    for name in ("read", "at once"):
+        assert same(artifacts["mf"], artifacts[name], FILE)
     assert not same(artifacts["mf"], artifacts["model"], FILE)
     assert not same(artifacts["mf"], artifacts["together"], FILE)
 
@@ -180,6 +189,36 @@ def test_the_mapping_learns_a_taste_that_no_title_tells(bpe_folder: Path, tmp_pa
     assert rows["collaborative model"]["warm"]["pairs"] + rows["collaborative model"]["cold"]["pairs"] == 300
 
 
+def test_int8_is_a_third_of_the_file_and_orders_alike(artifacts: dict[str, Path]) -> None:
+    whole, small = (artifacts[name] / MAPPING for name in ("model", "small"))
+    assert small.stat().st_size < 0.4 * whole.stat().st_size
+    given = [Candidate(item, 0.0) for item in range(11, 31)]
+    told = []
+    for name in ("model", "small"):
+        ranker = load(artifacts[name], CATALOG, device="cpu").ranker
+        ranker.weight = 1.0  # type: ignore[attr-defined]
+        [ranking] = ranker.rank([History((3, 4, 5), "u1")], [given])
+        told.append({c.item: c.score for c in ranking.candidates})
+    assert told[0] == pytest.approx(told[1], abs=0.05)
+
+
+def test_packed_slates_score_as_whole_prompts_do(artifacts: dict[str, Path]) -> None:
+    scorer = load(artifacts["packed"], CATALOG, device="cpu").ranker.scorer  # type: ignore[attr-defined]
+    settings = made.config(Path("nowhere"), packed=True, negatives=3)
+    pairs = pairs_of(tiny.DATA, tiny.Neighbours(tiny.ITEMS), settings).valid
+    for hybrid in (True, False):
+        packed_N = training.score_pairs(scorer.model, pairs, hybrid, None, packed=True)
+        np.testing.assert_allclose(packed_N, training.score_pairs(scorer.model, pairs, hybrid, None), atol=1e-4)
+
+
+def test_the_teacher_is_the_collaborative_models_probability() -> None:
+    pairs, model = made.pairs(20, 0), made.behaviour("mf")
+    said_N = 1 / (1 + np.exp(-pair_logits(model, pairs)))
+    for share in (0.0, 0.25, 1.0):
+        told_N = training._told(pairs, model, made.config(Path("nowhere"), teacher=share))
+        np.testing.assert_allclose(told_N, (1 - share) * pairs.labels_N + share * said_N, atol=1e-6)
+
+
 def test_warm_and_cold_are_measured_apart() -> None:
     pairs = made.pairs(300, 5)
     scores_N = pairs.labels_N + 0.0
@@ -210,6 +249,10 @@ def test_step_one_of_another_make_is_refused(artifacts: dict[str, Path], bpe_fol
         ({"behaviour": "caser"}, "behaviour=caser"),
         ({"tune": "together", "tallrec": "x"}, "no step two"),
         ({"tune": "never"}, "one of"),
+        ({"teacher": "2"}, "teacher=2"),
+        ({"teacher": "0.5", "behaviour": "lrurec"}, "no probabilities"),
+        ({"behaviour_decays": ""}, "one or more numbers"),
+        ({"behaviour_decays": "1e-3,much"}, "'much' is no float"),
     ],
 )
 def test_configs_that_cannot_train_are_refused(overrides: dict[str, str], fault: str) -> None:
@@ -219,7 +262,7 @@ def test_configs_that_cannot_train_are_refused(overrides: dict[str, str], fault:
 
 def test_recipes_are_whole_configs() -> None:
     for recipe in RECIPES:
-        assert configure(recipe, {}).tune == "mapping"
+        assert configure(recipe, {"behaviour_decays": "0.5,2"}).behaviour_decays == (0.5, 2.0)
         assert configure(recipe, {}, text_only=True).tune == "text"
     with pytest.raises(BadInput, match="unknown for collm"):
         configure("nowhere", {})
