@@ -44,7 +44,7 @@ class List:
 @dataclass(frozen=True, kw_only=True)
 class Promote:
     """Make a release the one that a process starts with. Reads all of it first: half a release is refused. What runs is
-    left alone; a gateway's POST /admin/releases changes that."""
+    left alone; a gateway's POST /admin/models changes that."""
 
     registry: Path
     """The folder of releases."""

@@ -121,8 +121,7 @@ class Host(Generic[Served]):
 
     async def _bring(self, release: str) -> ReleaseCard:
         try:
-            service = await asyncio.wrap_future(_in_thread("loading", lambda: self._built(release)))
-            await self._proved(service)
+            service = await self._tested(release)
             self._admitted(service)
             self._loaded[release] = service
             log.info("release loaded", release=release)
@@ -133,6 +132,11 @@ class Host(Generic[Served]):
             raise
         finally:
             self._loading = None
+
+    async def _tested(self, release: str) -> Served:
+        service = await asyncio.wrap_future(_in_thread("loading", lambda: self._built(release)))
+        await self._proved(service)
+        return service
 
     def _built(self, release: str) -> Served:
         if self._build is None:
