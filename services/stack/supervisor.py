@@ -45,7 +45,7 @@ class _Told(Exception):
 
 
 class Supervisor:
-    """`grace_s`: from SIGTERM to SIGKILL.  `pause_s`: before the first new start; each later one waits twice as long."""
+    """`grace_s`: from SIGTERM to SIGKILL.  `pause_s`: before a new start; each later one waits twice that."""
 
     def __init__(self, parts: Sequence[Part], grace_s: float, say: Say, pause_s: float = FIRST_PAUSE_S) -> None:
         self._parts = parts

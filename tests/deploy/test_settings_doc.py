@@ -20,7 +20,7 @@ KNOWN = {variable.name for variable in variables()} | set(ELSEWHERE)
 
 def test_the_page_is_made_from_the_classes() -> None:
     page = (ROOT / "docs" / "settings.md").read_text()
-    assert page == markdown(variables()), "run: tandem settings --format markdown > docs/settings.md"
+    assert page == markdown(variables()), "run: make generated"
 
 
 def test_every_settings_class_is_listed() -> None:
