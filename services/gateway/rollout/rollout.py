@@ -23,7 +23,7 @@ from services.gateway.rollout.state import STARTED, By, Canary, Decided, Step
 from services.gateway.rollout.stores import RolloutStore
 from services.gateway.serving import Plan, Serving, Trial
 from services.gateway.stack import Build, Stack
-from shared.errors import TandemError, Unavailable
+from shared.errors import Overloaded, TandemError, Unavailable
 from shared.wire import ServeRequest
 
 POLL_S = 0.5
@@ -76,7 +76,11 @@ class Rollout:
         step(self.decided)
         beside = None if wanted.role == "shadow" else self.serving.live
         try:
-            stack = await self.admission.stack(release, self._stacks.get(release), beside, wanted.drop)
+            try:
+                stack = await self.admission.stack(release, self._stacks.get(release), beside, wanted.drop)
+            except Overloaded:  # the services hold as many as they may
+                await asyncio.gather(*map(self.admission.unload, self._idle() - {release}))
+                stack = await self.admission.stack(release, self._stacks.get(release), beside, wanted.drop)
             await self._decide(step, stack)
         except TandemError as error:
             self.metrics.refused.inc()
@@ -271,10 +275,13 @@ class Rollout:
         now = self.decided
         if not now.history or (self.clock() - now.history[-1].at).total_seconds() < RETIRE_S:
             return
-        known = {one.release for one in now.history if one.release}
-        for release in known - now.releases() - self._retired:
+        for release in self._idle() - self._retired:
             self._retired.add(release)
             self._start(self.admission.unload(release))
+
+    def _idle(self) -> set[str]:
+        """Releases that this rollout has had loaded, and that are nothing any more."""
+        return {one.release for one in self.decided.history if one.release} - self.decided.releases()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
