@@ -3,7 +3,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: demo test test-real test-vllm .venv-vllm check bench clean help
+.PHONY: demo test test-real test-vllm .venv-vllm check bench generated clean help
 
 help:
 	@echo "make demo         a real recommendation on MovieLens, then a server; ARGS=--once to exit instead"
@@ -11,6 +11,7 @@ help:
 	@echo "make test-real    the slower tests over real parts: weights, artifacts, processes"
 	@echo "make test-vllm    the vLLM engine on the CPU, in an environment of its own: 3 GB"
 	@echo "make check        ruff, mypy, import-linter"
+	@echo "make generated    the files that are made from others: docs/settings.md, the alerts for Kubernetes"
 	@echo "make bench        the gateway beside a bare route, in one run: six minutes"
 
 demo: .venv/models
@@ -33,6 +34,14 @@ check: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/tandem bench gateway $(ARGS)
+
+RULES := deploy/kubernetes/components/monitoring/rules.yaml
+
+generated: .venv/dev
+	$(BIN)/tandem settings --format markdown > docs/settings.md
+	{ echo '# Made by `make generated` from deploy/prometheus/rules.yml.'; \
+	  echo 'apiVersion: monitoring.coreos.com/v1'; echo 'kind: PrometheusRule'; \
+	  echo 'metadata: {name: tandem}'; echo 'spec:'; sed -n '/^groups:/,$$ s/^/  /p' deploy/prometheus/rules.yml; } > $(RULES)
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -28,9 +28,9 @@ ELSEWHERE = {
 BOUNDS = ((Ge, "ge", "from {}"), (Gt, "gt", "above {}"), (Le, "le", "to {}"), (Lt, "lt", "below {}"))
 PAGE = """# Settings
 
-Made by `tandem settings --format markdown`; a test holds it to the code. Variables of the environment are all there is:
-`tandem serve` reads them once, and names the variable that it cannot take. `serve all` reads those of all three
-services. A secret comes from the environment like the rest and is never shown, not even in an error.
+Made by `make generated` out of the classes that read them; a test holds it to them. `tandem settings` shows the same.
+Variables of the environment are all there is: `tandem serve` reads them once, and names the one that it cannot take.
+`serve all` reads those of all three services. A secret is never shown, not even in an error.
 
 | variable | default | values | service | meaning |
 |---|---|---|---|---|
