@@ -11,9 +11,12 @@ import torch
 from safetensors.torch import load_file
 
 from retriever.batches import pad_left
+from retriever.build import Report, build
+from retriever.incremental import Encoder
 from retriever.index import ItemIndex
 from retriever.lrurec import LRURec, LRURecConfig
 from retriever.popularity import Popularity, by_score
+from retriever.states import States
 from shared.artifact import Manifest, open_artifact
 from shared.candidate import Candidate
 from shared.catalog import Catalog
@@ -32,6 +35,11 @@ class LRURecRetriever:
         self.model = model.eval()
         self.index = index
         self.window = window
+        self._incremental: tuple[Encoder, States] | None = None
+
+    def remember(self, states: States) -> None:
+        """From now on histories are encoded from what is kept of them; the weights must stay as they are."""
+        self._incremental = Encoder(self.model), states
 
     def retrieve(
         self, histories: Sequence[History], k: int, exclude: Sequence[Sequence[int]] | None = None
@@ -55,6 +63,9 @@ class LRURecRetriever:
     @torch.inference_mode()
     def encode(self, sequences: Sequence[Sequence[int] | np.ndarray]) -> np.ndarray:
         """The user vector B x D after the last item, float32."""
+        if self._incremental is not None:
+            encoder, states = self._incremental
+            return encoder.encode([np.asarray(items[-self.window :], dtype=np.int64) for items in sequences], states)
         hidden = [np.zeros((0, self.model.config.width), dtype=np.float32)]
         for start in range(0, len(sequences), ENCODE_BATCH):
             items_BL = pad_left(sequences[start : start + ENCODE_BATCH], self.window)
@@ -70,8 +81,17 @@ class LoadedRetriever:
 
 
 def build_index(model: LRURec) -> ItemIndex:
-    items_VD = model.embedding.weight.detach().numpy()
-    return ItemIndex.build(items_VD[1:], model.bias_V.detach().numpy()[1:])
+    """Exact, for any number of items."""
+    return ItemIndex.build(*_table(model))
+
+
+def serving_index(model: LRURec, users_BD: np.ndarray) -> tuple[ItemIndex, Report]:
+    """The kind that this many items need, its recall measured for these users."""
+    return build(*_table(model), users_BD)
+
+
+def _table(model: LRURec) -> tuple[np.ndarray, np.ndarray]:
+    return model.embedding.weight.detach().numpy()[1:], model.bias_V.detach().numpy()[1:]
 
 
 def load(folder: Path, catalog: Catalog) -> LoadedRetriever:

@@ -20,11 +20,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from retriever.batches import train_batches, windows
+from retriever.build import QUERIES, Report
 from retriever.evaluate import ranks, retrieved
+from retriever.index import ItemIndex
 from retriever.lrurec import LRURec, LRURecConfig
 from retriever.popularity import count
 from retriever.recipes import TrainConfig
-from retriever.retrieve import POPULARITY, WEIGHTS, LRURecRetriever, build_index
+from retriever.retrieve import POPULARITY, WEIGHTS, LRURecRetriever, build_index, serving_index
 from shared import metrics
 from shared.artifact import Manifest, package_versions, seal, write_text, writing
 from shared.catalog import PAD
@@ -222,10 +224,20 @@ def _write(data: Prepared, config: TrainConfig, model: LRURec, run: _Run, out: P
         catalog_fingerprint=data.catalog.fingerprint(),
         packages=package_versions("torch", "faiss-cpu", "numpy", "safetensors", "tandem-rec"),
     )
+    index, report = _index(model, data, config)
+    manifest = manifest.model_copy(update={"extra": {"index": report.json()}})
     with writing(out) as draft:
         save_file({n: t.contiguous() for n, t in model.state_dict().items()}, draft / WEIGHTS)
         save_file({"counts": torch.from_numpy(counts_V)}, draft / POPULARITY)
-        build_index(model.eval()).save(draft)
+        index.save(draft)
         manifest = seal(draft, manifest)
     shutil.rmtree(run.folder, ignore_errors=True)
     return manifest
+
+
+def _index(model: LRURec, data: Prepared, config: TrainConfig) -> tuple[ItemIndex, Report]:
+    """Its recall is measured for some of the users, as they will ask."""
+    sequences = list(data.sequences())
+    some = sequences[:: max(1, len(sequences) // QUERIES)]
+    users_BD = LRURecRetriever(model, build_index(model), config.window).encode(some)
+    return serving_index(model, users_BD)
