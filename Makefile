@@ -3,19 +3,29 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: demo test test-real test-vllm .venv-vllm check bench generated clean help
+.PHONY: demo stack images-check test test-real test-vllm .venv-vllm check bench generated clean help
 
 help:
 	@echo "make demo         a real recommendation on MovieLens, then a server; ARGS=--once to exit instead"
+	@echo "make stack        Redis and the three services as processes: what docker compose runs, without Docker"
 	@echo "make test         install what the tests need and run them"
 	@echo "make test-real    the slower tests over real parts: weights, artifacts, processes"
 	@echo "make test-vllm    the vLLM engine on the CPU, in an environment of its own: 3 GB"
-	@echo "make check        ruff, mypy, import-linter"
+	@echo "make check        ruff, mypy, import-linter, hadolint, docker-compose config"
+	@echo "make images-check the Dockerfiles' own steps in a bare Debian, and the services in it; root, 15 minutes"
 	@echo "make generated    the files that are made from others: docs/settings.md, the alerts for Kubernetes"
 	@echo "make bench        the gateway beside a bare route, in one run: six minutes"
 
 demo: .venv/models
 	$(BIN)/tandem demo $(ARGS)
+
+stack: .venv/stack .env
+	$(BIN)/tandem stack $(ARGS)
+
+# The language model is fetched here, not by a service that may not write.
+images-check: .venv/dev
+	$(BIN)/tandem demo --registry artifacts/registry
+	$(BIN)/python docker/images.py gateway retrieval ranking --registry artifacts/registry $(ARGS)
 
 test: .venv/dev
 	$(BIN)/pytest -m "not real" $(ARGS)
@@ -31,6 +41,8 @@ check: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint docker/*.Dockerfile
+	$(BIN)/docker-compose --env-file .env.example --profile '*' config --quiet --no-interpolate
 
 bench: .venv/dev
 	$(BIN)/tandem bench gateway $(ARGS)
@@ -59,6 +71,13 @@ clean:
 	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[models]'
 	@touch $@
+
+.venv/stack: .venv/models
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[models,stack]'
+	@touch $@
+
+.env:
+	sh docker/env.sh
 
 .venv/dev: .venv/models
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[models,plots,baselines,dev]'

@@ -27,6 +27,7 @@ Process = subprocess.Popen[bytes]
 HERE = Path(__file__).parent
 NAMES = ("retrieval", "ranking", "gateway")
 """In the order in which they start."""
+USER = "10001:10001"
 HEALTHY_S = 300
 STOP_S = 40
 WRITES = "import pathlib, sys; pathlib.Path('/opt/tandem/x').touch()"
@@ -47,9 +48,7 @@ def main() -> None:
     for name in (name for name in NAMES if name in options.images):
         images[name] = rootfs.build(HERE / f"{name}.Dockerfile", work)
     settings = {"TANDEM_INTERNAL_SECRET": secrets.token_hex(32), "TANDEM_ALLOW_OPEN": "true"}
-    mounts = {"models": options.registry}
-    if options.cache:
-        mounts["cache"], settings["TANDEM_CACHE"] = options.cache, "/cache"
+    mounts = {"models": _volume(work, options.registry, options.cache)}
     if images.keys() == {"gateway"}:
         mounts["popular.json"] = _popular(work)
         settings["TANDEM_POPULARITY_FILE"] = "/popular.json"
@@ -65,10 +64,23 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", nargs="+", choices=NAMES)
-    parser.add_argument("--registry", type=Path, required=True, help="mounted read-only at /models")
-    parser.add_argument("--cache", type=Path, help="Tandem's cache with the language model in it; mounted too")
+    parser.add_argument("--registry", type=Path, required=True, help="what `tandem demo --registry DIR` makes")
+    cache = Path(os.environ.get("TANDEM_CACHE") or Path.home() / ".cache" / "tandem")
+    parser.add_argument("--cache", type=Path, default=cache, help="Tandem's cache with the language model, where it is")
     parser.add_argument("--work", type=Path, default=Path("/var/tmp/tandem-images"), help="8 GB; kept")  # noqa: S108
     return parser.parse_args()
+
+
+def _volume(work: Path, registry: Path, cache: Path) -> Path:
+    """What the one-shot `train` leaves at /models, owned by the user of the images."""
+    volume = work / "models"
+    rootfs.remove(volume)
+    subprocess.run(["cp", "--recursive", "--dereference", str(registry), str(volume)], check=True)
+    if (cache / "models").is_dir():
+        (volume / "cache").mkdir()
+        subprocess.run(["cp", "--recursive", str(cache / "models"), str(volume / "cache")], check=True)
+    subprocess.run(["chown", "--recursive", USER, str(volume)], check=True)
+    return volume
 
 
 def _popular(work: Path) -> Path:
