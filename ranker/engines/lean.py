@@ -1,0 +1,190 @@
+"""A Llama's forward for inference: prompts of any lengths side by side without padding, keys and values that are known
+already taken instead of computed, and behind the last attention only the rows that somebody reads.
+
+Equal to transformers' own forward (tests/ranker/engines/test_lean.py), from which it takes weights and rotary angles.
+
+Shapes:  N tokens of all segments  S of one segment  P known before it  D hidden width  h of one head  L layers
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ranker.engines.linear import Linear, packs
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Segment:
+    """Tokens that stand one after another, each seeing those before it.
+
+    known_L2KPh: keys and values of what stands before the first token. parent: or the segment that does, by its place
+    in the same call; what that one knows comes first. positions: of the tokens, where they are not simply the next.
+    seen_SM: which of all keys, known ones first, a token sees, where that is not simply all before it. read: the tokens
+    whose states are wanted. keep: of how many first tokens keys and values are wanted.
+    """
+
+    size: int
+    read: Sequence[int]
+    known_L2KPh: Tensor | None = None
+    parent: int | None = None
+    positions: Sequence[int] | None = None
+    seen_SM: Tensor | None = None
+    keep: int = 0
+
+
+class Layer:
+    def __init__(self, module: Any, pack: bool) -> None:
+        attention, mlp = module.self_attn, module.mlp
+        self.before, self.between = module.input_layernorm, module.post_attention_layernorm
+        self.qkv = Linear([attention.q_proj, attention.k_proj, attention.v_proj], pack)
+        self.out = Linear([attention.o_proj], pack)
+        self.gate, self.up = Linear([mlp.gate_proj], pack), Linear([mlp.up_proj], pack)
+        self.down = Linear([mlp.down_proj], pack)
+
+    def mlp(self, x_ND: Tensor) -> Tensor:
+        y_ND = norm(x_ND, self.between)
+        if self.gate.fuses and self.up.fuses:
+            return self.down.plus(self.up.times(y_ND, self.gate(y_ND, then="swish")), x_ND)
+        return self.down.plus(F.silu(self.gate(y_ND)).mul_(self.up(y_ND)), x_ND)
+
+
+class LeanLlama:
+    """Reads the model's tensors where they are: weights that are trained meanwhile count."""
+
+    def __init__(self, model: Any) -> None:
+        config, inner = model.config, model.model
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        weight = inner.norm.weight
+        pack = packs(weight.device, weight.dtype, inner.layers)
+        self.layers = [Layer(module, pack) for module in inner.layers]
+        self.angles, self.norm = inner.rotary_emb, inner.norm
+
+    @torch.inference_mode()
+    def run(self, x_ND: Tensor, segments: Sequence[Segment]) -> tuple[Tensor, list[Tensor | None]]:
+        """Final-norm states of the tokens read, segment after segment; and per segment what it should keep: L x 2 x
+        kv heads x keep x h."""
+        places = _places(segments)
+        cos_N1h, sin_N1h = self._rotation(x_ND, segments)
+        masks = [_mask(segment, segments, x_ND) for segment in segments]
+        kept: list[list[Tensor]] = [[] for _ in segments]
+        for number, layer in enumerate(self.layers):
+            last = number == len(self.layers) - 1
+            z_NHh = layer.qkv(norm(x_ND, layer.before)).unflatten(-1, (self.heads + 2 * self.kv_heads, -1))
+            qk_NHh = rotate(z_NHh[:, : -self.kv_heads], cos_N1h, sin_N1h)
+            q_NHh, k_NKh = qk_NHh[:, : self.heads], qk_NHh[:, self.heads :]
+            v_NKh = z_NHh[:, -self.kv_heads :]
+            pairs = [_keys_and_values(number, place, segments, places, k_NKh, v_NKh) for place in range(len(segments))]
+            for place, segment in enumerate(segments):
+                if segment.keep:
+                    start = places[place].start
+                    rows = slice(start, start + segment.keep)
+                    kept[place].append(torch.stack([k_NKh[rows], v_NKh[rows]]).transpose(1, 2))
+            told = [
+                attend(
+                    _rows(q_NHh[rows], segment.read if last else None),
+                    *pair,
+                    _rows(mask, segment.read if last else None),
+                )
+                for segment, rows, pair, mask in zip(segments, places, pairs, masks, strict=True)
+                if not last or segment.read
+            ]
+            if last:
+                x_ND = torch.cat([x_ND[rows][list(s.read)] for s, rows in zip(segments, places, strict=True) if s.read])
+            x_ND = layer.mlp(layer.out.plus(torch.cat(told) if len(told) > 1 else told[0], x_ND))
+        return norm(x_ND, self.norm), [torch.stack(pieces) if pieces else None for pieces in kept]
+
+    def _rotation(self, x_ND: Tensor, segments: Sequence[Segment]) -> tuple[Tensor, Tensor]:
+        """Cosine and sine, the sine with the sign that `rotate` wants."""
+        positions: list[int] = []
+        for segment in segments:
+            first = _known(segment, segments)
+            positions += segment.positions if segment.positions is not None else range(first, first + segment.size)
+        cos_1Nh, sin_1Nh = self.angles(x_ND, torch.tensor([positions], device=x_ND.device))
+        half = sin_1Nh.shape[-1] // 2
+        signed_1Nh = torch.cat([-sin_1Nh[..., :half], sin_1Nh[..., half:]], dim=-1)
+        return cos_1Nh[0][:, None], signed_1Nh[0][:, None]
+
+
+def norm(x_ND: Tensor, module: Any) -> Tensor:
+    x = x_ND.float()
+    scale_N1 = torch.rsqrt(
+        torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]) + module.variance_epsilon
+    )
+    return (x * scale_N1).to(x_ND.dtype).mul_(module.weight)
+
+
+def rotate(x_NHh: Tensor, cos_N1h: Tensor, signed_N1h: Tensor) -> Tensor:
+    return torch.mul(x_NHh, cos_N1h).addcmul_(torch.roll(x_NHh, x_NHh.shape[-1] // 2, -1), signed_N1h)
+
+
+def attend(q_SHh: Tensor, k_MKh: Tensor, v_MKh: Tensor, mask_SM: Tensor | None) -> Tensor:
+    """S x H h. mask_SM: added to the scores; without one the tokens are all there are, or one that sees everything."""
+    told_1HSh = F.scaled_dot_product_attention(
+        q_SHh.transpose(0, 1)[None],
+        k_MKh.transpose(0, 1)[None],
+        v_MKh.transpose(0, 1)[None],
+        attn_mask=mask_SM,
+        is_causal=mask_SM is None and len(q_SHh) > 1,
+        enable_gqa=q_SHh.shape[1] != k_MKh.shape[1],
+    )
+    return told_1HSh[0].transpose(0, 1).flatten(1)
+
+
+def _keys_and_values(
+    layer: int, place: int, segments: Sequence[Segment], places: Sequence[slice], k_NKh: Tensor, v_NKh: Tensor
+) -> tuple[Tensor, Tensor]:
+    """All that the segment's tokens may see, known ones first."""
+    segment = segments[place]
+    before_k, before_v = [], []
+    if segment.parent is not None:
+        parent_k, parent_v = _keys_and_values(layer, segment.parent, segments, places, k_NKh, v_NKh)
+        before_k, before_v = [parent_k], [parent_v]
+    elif segment.known_L2KPh is not None:
+        before_k, before_v = ([both.transpose(0, 1)] for both in segment.known_L2KPh[layer])
+    own = places[place]
+    if not before_k:
+        return k_NKh[own], v_NKh[own]
+    return torch.cat([*before_k, k_NKh[own]]), torch.cat([*before_v, v_NKh[own]])
+
+
+def _known(segment: Segment, segments: Sequence[Segment]) -> int:
+    if segment.parent is not None:
+        parent = segments[segment.parent]
+        return _known(parent, segments) + parent.size
+    return segment.known_L2KPh.shape[3] if segment.known_L2KPh is not None else 0
+
+
+def _mask(segment: Segment, segments: Sequence[Segment], x_ND: Tensor) -> Tensor | None:
+    """What is added to the scores, S x M; None where plain causal attention does."""
+    seen_SM = segment.seen_SM
+    if seen_SM is None:
+        known = _known(segment, segments)
+        plain = not known and list(segment.read) in ([], [segment.size - 1])
+        if plain:
+            return None
+        seen_SM = torch.ones(segment.size, known + segment.size, dtype=torch.bool).tril_(known)
+    return torch.zeros(seen_SM.shape, dtype=x_ND.dtype).masked_fill_(~seen_SM, float("-inf")).to(x_ND.device)
+
+
+def _rows(tensor: Tensor | None, read: Sequence[int] | None) -> Any:
+    return tensor if tensor is None or read is None else tensor[list(read)]
+
+
+def _places(segments: Sequence[Segment]) -> list[slice]:
+    places, at = [], 0
+    for segment in segments:
+        places.append(slice(at, at + segment.size))
+        at += segment.size
+    return places
+
+
+def fits(model: nn.Module) -> bool:
+    """Whether this forward is the model's own: Llama's blocks, with or without LoRA, in any quantization."""
+    config: Any = model.config
+    return config.model_type == "llama" and config.hidden_act == "silu"

@@ -1,0 +1,90 @@
+"""Linear layers as inference wants them: several of one input as one product, in the layout that the processor's matrix
+kernel reads, with what follows folded in. LoRA stays beside the weights, so that rankers share them.
+
+Shapes:  N tokens  D in  O out
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+ROWS = 512
+"""For how many tokens the layout is chosen; it fits others as well."""
+PACKED_BYTES = 2**31
+"""Of one backbone's layers at most: the packed copy stands beside the weights. Larger ones are read as they are."""
+
+_packed: WeakIdKeyDictionary = WeakIdKeyDictionary()
+"""From the first of the fused weights, which all rankers over one backbone share, to the packed copy."""
+
+
+class Linear:
+    """Modules that read the same input, their outputs side by side."""
+
+    def __init__(self, modules: Sequence[Any], pack: bool) -> None:
+        self.modules = modules
+        self.plain = [getattr(module, "base_layer", module) for module in modules]
+        known = all(type(module) is nn.Linear for module in self.plain)
+        self.packed = _pack([m.weight for m in self.plain]) if pack and known and not self._biased else None
+        self.adapted = any(hasattr(module, "lora_A") for module in modules)
+
+    def __call__(self, x_ND: Tensor, then: str = "none") -> Tensor:
+        """then: none, or swish where `fuses`."""
+        if self.packed is None:
+            parts = [module(x_ND) for module in self.modules]
+            return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        return self._adapt(x_ND, torch.ops.mkldnn._linear_pointwise(x_ND, self.packed, None, then, [], ""))
+
+    @property
+    def fuses(self) -> bool:
+        """Whether something may follow within the product."""
+        return self.packed is not None and not self.adapted
+
+    def plus(self, x_ND: Tensor, residual_NO: Tensor) -> Tensor:
+        if self.packed is None:
+            return residual_NO + self(x_ND)
+        return self._adapt(x_ND, torch.ops.mkldnn._linear_pointwise(x_ND, residual_NO, self.packed, None, "add"))
+
+    def times(self, x_ND: Tensor, factor_NO: Tensor) -> Tensor:
+        """Only where `fuses`."""
+        return torch.ops.mkldnn._linear_pointwise(x_ND, factor_NO, self.packed, None, "mul")
+
+    @property
+    def _biased(self) -> bool:
+        return any(getattr(module, "bias", None) is not None for module in self.plain)
+
+    def _adapt(self, x_ND: Tensor, y_NO: Tensor) -> Tensor:
+        """y + alpha / rank B A x, in place."""
+        if not self.adapted:
+            return y_NO
+        outs = y_NO.split([module.out_features for module in self.plain], dim=-1)
+        for module, out_NO in zip(self.modules, outs, strict=True):
+            for name in _adapters(module):
+                low_NR = F.linear(x_ND, module.lora_A[name].weight)
+                out_NO.addmm_(low_NR, module.lora_B[name].weight.T, alpha=module.scaling[name])
+        return y_NO
+
+
+def _adapters(module: Any) -> Sequence[str]:
+    return module.active_adapters if hasattr(module, "lora_A") else ()
+
+
+def _pack(weights: Sequence[Tensor]) -> Tensor:
+    kept = _packed.setdefault(weights[0], {})
+    key = len(weights)
+    if key not in kept:
+        fused_OD = torch.cat([weight.detach() for weight in weights]) if len(weights) > 1 else weights[0].detach()
+        kept[key] = torch.ops.mkldnn._reorder_linear_weight(fused_OD.contiguous(), ROWS)
+    return kept[key]
+
+
+def packs(device: torch.device, dtype: torch.dtype, layers: nn.Module) -> bool:
+    """Where the processor multiplies bfloat16 itself; float32 has a fast kernel that reads weights as they are."""
+    size = sum(parameter.nbytes for parameter in layers.parameters())
+    native = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return device.type == "cpu" and dtype == torch.bfloat16 and native and size <= PACKED_BYTES
