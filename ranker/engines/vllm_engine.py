@@ -29,6 +29,7 @@ from shared.errors import BadInput, Unavailable
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The sizes that vLLM keeps slots for adapters in."""
+UNREAD = float("inf")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,14 +112,15 @@ class _Instance:
             if not 0 < len(prompt) < self.config.max_tokens:
                 raise BadInput(f"a prompt of {len(prompt)} tokens; this engine takes 1 to {self.config.max_tokens - 1}")
         width = self.base.model.config.hidden_size
-        vocabulary: int = self.base.model.get_input_embeddings().num_embeddings
-        return [vllm_input(prompt, width, self.base.dtype, soft_id=vocabulary) for prompt in prompts]
+        return [vllm_input(prompt, width, self.base.dtype) for prompt in prompts]
 
     def _ask(self, method: str, inputs: list[Any], params: Any, adapter: str | None, **kwargs: Any) -> list[Any]:
         """Raises Unavailable where vLLM's process died."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         request = self._adapter(adapter)
+        if not inputs:
+            return []
         try:
             return getattr(self.llm, method)(inputs, params, lora_request=request, use_tqdm=False, **kwargs)
         except EngineDeadError as error:
@@ -220,19 +222,18 @@ class LabelHead(_Instance):
         return LabelScores(logits_BK, np.full(len(prompts), np.nan, dtype=np.float32))
 
 
-def vllm_input(prompt: Prompt, width: int, dtype: torch.dtype, soft_id: int) -> dict[str, Any]:
-    """soft_id: stands in the soft places, and salts the prefix cache. vLLM hashes ids and rows block by block, but not
-    the mask that says which of the two counts: a zero row in a soft place and a real token 0 are the same to it.
-    An id that no text holds tells them apart. A salt for the whole mask would too, and end the sharing of prefixes."""
+def vllm_input(prompt: Prompt, width: int, dtype: torch.dtype, unread: float = UNREAD) -> dict[str, Any]:
+    """unread: fills the rows of plain tokens, and so salts the prefix cache. vLLM hashes ids and rows block by block,
+    but not the mask that says which of the two counts, and sets the ids in soft places to 0: a zero vector and a real
+    token 0 are the same to it, unless a token's row is what no vector can be. A salt for the whole mask would tell them
+    apart too, and end the sharing of prefixes between prompts of different lengths."""
     if not isinstance(prompt, Spliced):
         return {"prompt_token_ids": list(prompt)}
-    ids, places = list(prompt.ids), list(prompt.places)
-    rows_TD = torch.zeros(len(ids), width, dtype=dtype)
-    rows_TD[places] = torch.from_numpy(prompt.rows_ND).to(dtype)
-    is_text = [True] * len(ids)
-    for place in places:
-        ids[place], is_text[place] = soft_id, False
-    return {"prompt_embeds": rows_TD, "prompt_token_ids": ids, "prompt_is_token_ids": is_text}
+    rows_TD = torch.full((len(prompt), width), unread, dtype=dtype)
+    rows_TD[list(prompt.places)] = torch.from_numpy(prompt.rows_ND).to(dtype)
+    soft = set(prompt.places)
+    is_text = [place not in soft for place in range(len(prompt))]
+    return {"prompt_embeds": rows_TD, "prompt_token_ids": list(prompt.ids), "prompt_is_token_ids": is_text}
 
 
 def _prepare_environment() -> None:
