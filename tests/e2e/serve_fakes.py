@@ -81,6 +81,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("service", choices=("all", "gateway", "retrieval", "ranking"))
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--host", default="127.0.0.1")
     args = parser.parse_args()
     items = fakes.catalog(int(os.environ.get("FAKE_ITEMS", "60")))
     ranker = FaultyRanker(seconds=float(os.environ.get("FAKE_RANK_SECONDS", "0")))
@@ -91,17 +92,17 @@ def main() -> None:
     if args.service == "all":
         settings = GatewaySettings()
         two = retrieval_service(items), fakes.ranking_service(items, ranker, method, batcher(rank, registry))
-        serve(embedded.create(settings, fakes.histories(), *two, registry), "127.0.0.1", args.port, settings)
+        serve(embedded.create(settings, fakes.histories(), *two, registry), args.host, args.port, settings)
     elif args.service == "gateway":
         settings = GatewaySettings()
-        serve(gateway.create(settings, fakes.histories()), "127.0.0.1", args.port, settings)
+        serve(gateway.create(settings, fakes.histories()), args.host, args.port, settings)
     elif args.service == "retrieval":
         own = RetrievalSettings()
-        serve(retrieval.create(own, retrieval_service(items)), "127.0.0.1", args.port, own)
+        serve(retrieval.create(own, retrieval_service(items)), args.host, args.port, own)
     else:
         service = fakes.ranking_service(items, ranker, method, batcher(rank, registry))
         app = ranking.create(rank, service, registry)
-        serve(app, "127.0.0.1", args.port, rank)
+        serve(app, args.host, args.port, rank)
 
 
 if __name__ == "__main__":
