@@ -38,6 +38,7 @@ COMMANDS = {
     "release promote": Command("release", "Promote", "which release a process starts with"),
     "fetch": Command("fetch", "Fetch", "releases from a folder, s3:// or https://, checked"),
     "bench gateway": Command("bench", "Gateway", "what the gateway costs beside a bare route"),
+    "bench rankers": Command("bench", "Rankers", "time, tokens and memory of each ranker"),
     "keys add": Command("keys", "Add", "a new API key for a gateway's callers"),
     "keys list": Command("keys", "List", "the API keys of a file"),
     "keys revoke": Command("keys", "Revoke", "a key opens nothing any more"),
