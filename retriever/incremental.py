@@ -35,6 +35,16 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
+class _Behind:
+    """The b-th of a batch, whose state lacks the items of `rest`.  key: of the whole history."""
+
+    b: int
+    key: bytes
+    state: State
+    rest: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
 class _Norm:
     weight_D: Tensor
     bias_D: Tensor
@@ -78,24 +88,22 @@ class Encoder:
     def encode(self, histories: Sequence[np.ndarray], states: States) -> np.ndarray:
         """User vectors B x D. What is new is kept in `states`; an empty history encodes to zeros."""
         users_BD = np.zeros((len(histories), self._config.width), dtype=np.float32)
-        behind: list[tuple[int, bytes, State, np.ndarray]] = []
-        for b, items in enumerate(histories):
-            if not len(items):
-                continue
-            keys = states.keys(items)
-            found = states.nearest(keys)
-            kept = self.from_bytes(found[1]) if found else None
-            if found is None or kept is None:
-                users_BD[b] = self._keep(states, keys[0], self.whole(items))
+        some = [b for b, items in enumerate(histories) if len(items)]
+        behind: list[_Behind] = []
+        for b, found in zip(some, states.nearest([histories[b] for b in some]), strict=True):
+            items = histories[b]
+            kept = self.from_bytes(found.state) if found.state else None
+            if kept is None:
+                users_BD[b] = _keep(states, found.key, self.whole(items), items)
                 states.heard("whole")
-            elif found[0]:
-                behind.append((b, keys[0], kept, items[-found[0] :]))
+            elif found.missing:
+                behind.append(_Behind(b, found.key, kept, items[-found.missing :]))
                 states.heard("advanced")
             else:
                 users_BD[b] = kept.user_D
                 states.heard("known")
-        for (b, key, _, _), state in zip(behind, self._advanced(behind), strict=True):
-            users_BD[b] = self._keep(states, key, state)
+        for one, state in zip(behind, self._advanced(behind), strict=True):
+            users_BD[one.b] = _keep(states, one.key, state, histories[one.b])
         return users_BD
 
     @torch.inference_mode()
@@ -129,24 +137,24 @@ class Encoder:
         shape = self._config.blocks, self._config.state
         return State(torch.from_numpy(blocks.view(np.complex64).reshape(shape)), torch.from_numpy(user_D))
 
-    def _advanced(self, behind: Sequence[tuple[int, bytes, State, np.ndarray]]) -> list[State]:
+    def _advanced(self, behind: Sequence[_Behind]) -> list[State]:
         """All of them at once, one step after the other; whoever has arrived steps aside."""
-        now = [state for _, _, state, _ in behind]
-        longest = max((len(rest) for *_, rest in behind), default=0)
-        for place in range(longest):
-            here = [n for n, (*_, rest) in enumerate(behind) if place < len(rest)]
-            items_B = np.array([behind[n][3][place] for n in here])
-            blocks_BNH, users_BD = self.step(torch.stack([now[n].blocks_NH for n in here]), items_B)
+        states = [one.state for one in behind]
+        for place in range(max((len(one.rest) for one in behind), default=0)):
+            here = [n for n, one in enumerate(behind) if place < len(one.rest)]
+            items_B = np.array([behind[n].rest[place] for n in here])
+            blocks_BNH, users_BD = self.step(torch.stack([states[n].blocks_NH for n in here]), items_B)
             for n, blocks_NH, user_D in zip(here, blocks_BNH, users_BD, strict=True):
-                now[n] = State(blocks_NH, user_D)
-        return now
+                states[n] = State(blocks_NH, user_D)
+        return states
 
     def _embedded(self, items: np.ndarray) -> Tensor:
         return self._norm(self._items_VD[torch.from_numpy(np.asarray(items, dtype=np.int64))])
 
-    def _keep(self, states: States, key: bytes, state: State) -> np.ndarray:
-        states.put(key, state.to_bytes())
-        return state.user_D.numpy()
+
+def _keep(states: States, key: bytes, state: State, items: np.ndarray) -> np.ndarray:
+    states.keep(key, state.to_bytes(), len(items))
+    return state.user_D.numpy()
 
 
 def _norm(norm: nn.LayerNorm) -> _Norm:

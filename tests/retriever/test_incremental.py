@@ -118,9 +118,9 @@ def test_what_is_no_state_of_this_model_counts_as_not_known() -> None:
     assert encoder.from_bytes(good) is not None
     nan = np.full(len(good) // 4, np.nan, dtype=np.float32).tobytes()
     for bad in (b"", good[:-4], good + b"1234", nan):
-        states.put(states.keys(items)[0], bad)
+        states.keep(states.keys(items)[0], bad, len(items))
         np.testing.assert_allclose(encoder.encode([items], states), PLAIN.encode([items]), atol=EXACT)
-        assert states.get(states.keys(items)[0]) == good
+        assert states.nearest([items])[0].state == good
 
 
 def test_the_answer_is_that_of_a_retriever_without_memory() -> None:
