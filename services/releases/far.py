@@ -33,9 +33,10 @@ class Far:
         try:
             self._fs, root = fsspec.core.url_to_fs(url, **(_http() if protocol in HTTP else {}))
         except ImportError as error:
-            raise BadInput(f"{self.shown} needs the package {error.name}: pip install 'tandem-rec[fetch]'") from None
+            way_out = "pip install 'tandem-rec[fetch]' brings what s3:// and https:// need"
+            raise BadInput(f"{self.shown} cannot be read: {error}; {way_out}") from None
         except ValueError as error:
-            raise BadInput(f"{self.shown} cannot be read: {error}. Give a folder, or s3://, https://") from None
+            raise BadInput(f"{self.shown} cannot be read: {error}. Give a folder, s3:// or https://") from None
         self._root = str(root).rstrip("/")
         self._streams = protocol in HTTP
 
