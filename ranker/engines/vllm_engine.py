@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ranker.backbone import Backbone
+from ranker.engines import told
 from ranker.engines.protocol import LabelScores, Prompt, Spliced
 from shared.errors import BadInput, Unavailable
 
@@ -163,7 +164,37 @@ class VllmEngine(_Instance):
         mass_B = torch.exp(torch.logsumexp(labels_BK, -1) - everything_B).clamp(max=1.0)
         return LabelScores(labels_BK.numpy(), mass_B.numpy())
 
-    def last_hidden(self, prompts: Sequence[Prompt], adapter: str | None = None) -> np.ndarray:
+    @torch.inference_mode()
+    def log_likelihoods(
+        self,
+        prompts: Sequence[Prompt],
+        answers: Sequence[Sequence[Sequence[int]]],
+        adapter: str | None = None,
+        keep: Sequence[int] | None = None,
+    ) -> list[np.ndarray]:
+        """An answer's token is told by the state before it, so that each beginning of an answer is a prompt of its own,
+        asked once and out of the prefix cache up to its last block."""
+        heads = [_beginnings(given) for given in answers]
+        asked = [
+            told.joined(prompt, head) if head else prompt
+            for prompt, begun in zip(prompts, heads, strict=True)
+            for head in begun
+        ]
+        hidden_ND = torch.from_numpy(self.last_hidden(asked, adapter))
+        lm_head = self.base.model.lm_head
+        log_NV = torch.log_softmax(lm_head(hidden_ND.to(lm_head.weight.dtype)).float(), dim=-1).numpy()
+        found, at = [], 0
+        for given, begun in zip(answers, heads, strict=True):
+            row_of = {head: at + row for row, head in enumerate(begun)}
+            at += len(begun)
+            found.append(
+                np.array([sum(log_NV[row_of[tuple(a[:n])], token] for n, token in enumerate(a)) for a in given])
+            )
+        return found
+
+    def last_hidden(
+        self, prompts: Sequence[Prompt], adapter: str | None = None, keep: Sequence[int] | None = None
+    ) -> np.ndarray:
         from vllm import PoolingParams
 
         hidden_BD = np.zeros((len(prompts), self.base.model.config.hidden_size), dtype=np.float32)
@@ -234,6 +265,11 @@ def vllm_input(prompt: Prompt, width: int, dtype: torch.dtype, unread: float = U
     soft = set(prompt.places)
     is_text = [place not in soft for place in range(len(prompt))]
     return {"prompt_embeds": rows_TD, "prompt_token_ids": list(prompt.ids), "prompt_is_token_ids": is_text}
+
+
+def _beginnings(answers: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
+    """Of all answers, without their last tokens; each once, shorter ones first."""
+    return sorted({tuple(answer[:end]) for answer in answers for end in range(len(answer))}, key=len)
 
 
 def _prepare_environment() -> None:

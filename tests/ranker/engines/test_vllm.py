@@ -152,6 +152,15 @@ class TestSoftTokens:
         assert [answer.num_cached_tokens for answer in answers] == [0, 256, 256]
 
 
+def test_answers_are_as_likely_as_to_the_local_engine(engine: Any, local: Backbone) -> None:
+    soft = Spliced(PROMPTS[1], [4], RNG.normal(size=(1, WIDTH)).astype(np.float32))
+    answers = [[[5, 6, 7], [5, 6, 8, 9], [10]], [[5, 6, 7], [11, 2]]]
+    found = engine.log_likelihoods([soft, PROMPTS[0]], answers)
+    expected = LocalEngine(local).log_likelihoods([soft, PROMPTS[0]], answers)
+    for found_A, expected_A in zip(found, expected, strict=True):
+        np.testing.assert_allclose(found_A, expected_A, atol=1e-3)
+
+
 class TestAdapters:
     def test_an_adapter_by_name_and_the_bare_model_beside_it(self, engine: Any, local: Backbone) -> None:
         adapted, weights = lora(local, seed=1)
