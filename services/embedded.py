@@ -25,12 +25,12 @@ def create(
     ranking: RankingService | RankingReleases,
     registry: CollectorRegistry,
 ) -> FastAPI:
-    """A service alone is the only release."""
+    """A service alone is the only release. Others can be loaded where both hosts have a registry."""
     retrievals = retrieval if isinstance(retrieval, RetrievalReleases) else RetrievalReleases(retrieval)
     rankings = ranking if isinstance(ranking, RankingReleases) else RankingReleases(ranking)
     retrievals.watch(Times(registry))
     resources = AsyncExitStack()
     resources.callback(retrievals.close)
     resources.callback(rankings.close)
-    hosts = Hosts(retrievals, rankings)
+    hosts = Hosts(retrievals, rankings) if retrievals.loads and rankings.loads else None
     return compose(settings, histories, retrievals.live, rankings.live, resources, registry, hosts=hosts)

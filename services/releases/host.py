@@ -57,6 +57,11 @@ class Host(Generic[Served]):
         self._loaded = {name: live}
         self._loading: tuple[str, asyncio.Task[ReleaseCard]] | None = None
 
+    @property
+    def loads(self) -> bool:
+        """Whether there can be others than the live one."""
+        return self._build is not None
+
     def of(self, release: str) -> Served:
         """Raises ReleaseNotLoaded."""
         try:
