@@ -24,6 +24,7 @@ COMMANDS = {
     "train ranker": Command("train", "Ranker", "a language model that orders the retriever's candidates"),
     "train blend": Command("train", "Blend", "the weight between a trained ranker and a retriever, fitted again"),
     "evaluate": Command("evaluate", "Evaluate", "retrieval and ranking metrics on held-out items"),
+    "export embeddings": Command("export", "Embeddings", "what CLLM4Rec learnt of users and items, for another model"),
     "results": Command("results", "Results", "the results page out of committed evaluations"),
     "recommend": Command("recommend", "Recommend", "one user's recommendations, here and now"),
     "serve all": Command("serve", "All", "everything in one process"),
@@ -98,7 +99,7 @@ def _help(words: Sequence[str]) -> int:
         print(f"tandem: there is no command `{' '.join(asked[:2])}`.{hint}\n", file=stream)
     print("A two-stage recommender: a sequential model retrieves, a language model ranks.\n", file=stream)
     for name in group or COMMANDS:
-        print(f"  tandem {name:<16} {COMMANDS[name].summary}", file=stream)
+        print(f"  tandem {name:<18} {COMMANDS[name].summary}", file=stream)
     print("\nEach command has its own --help, with defaults and units.", file=stream)
     return 0 if group and (len(words) > len(asked) or not words) else USAGE
 
