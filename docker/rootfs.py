@@ -6,6 +6,7 @@ It knows the instructions that our Dockerfiles use and refuses others. Docker's 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -52,19 +53,35 @@ def in_own_namespace() -> None:
 
 
 def build(path: Path, work: Path) -> Image:
-    """The last stage of a Dockerfile, under `work`. Exits where a step fails, as `docker build` does."""
-    stages: dict[str, Image] = {}
-    for step in dockerfile.parse_file(str(path)):
+    """The last stage of a Dockerfile, under `work`; what is there is taken where neither the file nor what it copies
+    has changed. Exits where a step fails, as `docker build` does."""
+    steps, stages = dockerfile.parse_file(str(path)), {}
+    built, digest = work / f"{path.stem}.built", _digest(path, steps)
+    there = built.exists() and built.read_text() == digest
+    built.unlink(missing_ok=not there)
+    for step in steps:
         instruction = step.cmd.upper()
+        began = time.monotonic()
         if instruction == "FROM":
             name = step.value[2] if len(step.value) == 3 else "final"
-            image = stages[name] = _from(step.value[0], work / f"{path.stem}-{name}", stages, work)
-            continue
-        began = time.monotonic()
-        _STEPS[instruction](image, step, stages, work)
+            root = work / f"{path.stem}-{name}"
+            image = stages[name] = Image(root) if there else _from(step.value[0], root, stages, work)
+        elif not (there and instruction in ("RUN", "COPY", "WORKDIR")):
+            _STEPS[instruction](image, step, stages, work)
         took = time.monotonic() - began
         print(f"{path.name} {step.start_line:>3} {took:6.1f} s  {step.original.splitlines()[0][:90]}", flush=True)
+    built.write_text(digest)
     return image
+
+
+def _digest(path: Path, steps: Sequence[dockerfile.Command]) -> str:
+    digest = hashlib.sha256(path.read_bytes())
+    copied = [step.value[:-1] for step in steps if step.cmd.upper() == "COPY" and not step.flags]
+    for source in sorted({CONTEXT / source for sources in copied for source in sources}):
+        for file in sorted(source.rglob("*")) if source.is_dir() else [source]:
+            if file.is_file() and "__pycache__" not in file.parts:
+                digest.update(str(file.relative_to(CONTEXT)).encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def _from(base: str, root: Path, stages: Mapping[str, Image], work: Path) -> Image:
