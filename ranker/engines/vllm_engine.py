@@ -9,9 +9,9 @@ Shapes:  B prompts  T tokens  N soft places  D hidden width  V vocabulary  K lab
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +20,18 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ranker.backbone import Backbone
 from ranker.engines import told
+from ranker.engines.bound import peft_folder
 from ranker.engines.protocol import LabelScores, Prompt, Spliced
 from shared.errors import BadInput, Unavailable
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The sizes that vLLM keeps slots for adapters in."""
+LOADED = 32
+"""Adapters kept beside the slots; one more costs its reading from the disk."""
 UNREAD = float("inf")
 
 
@@ -43,14 +45,14 @@ class VllmConfig:
     cache_bytes: int = 2**30
     """For keys and values: those of the running batch, and of prefixes that may come again."""
     adapters: int = 0
-    """LoRA adapters that may run in one batch; 0 leaves the LoRA kernels out."""
+    """LoRA adapters that may run in one batch, of any number that are loaded; 0 leaves the LoRA kernels out."""
     adapter_rank: int = 16
     eager: bool = False
     """Without torch.compile: starts in seconds instead of a minute."""
 
 
 class _Instance:
-    """A running vLLM and the adapters that it knows."""
+    """A running vLLM and the adapters that it knows. Threads take turns: a release is loaded while another answers."""
 
     def __init__(self, base: Backbone, config: VllmConfig, **settings: Any) -> None:
         _prepare_environment()
@@ -60,10 +62,14 @@ class _Instance:
         self._folder = tempfile.TemporaryDirectory(prefix="tandem-vllm-")
         self._adapters: dict[str, Any] = {}
         self._names_used: set[str] = set()
-        lora = {"max_loras": config.adapters, "max_lora_rank": _slot(config.adapter_rank)} if config.adapters else {}
+        self._one_at_a_time = threading.RLock()
+        lora: dict[str, Any] = {}
+        if config.adapters:
+            lora = {"max_loras": config.adapters, "max_lora_rank": _slot(config.adapter_rank), "max_cpu_loras": LOADED}
         self.llm = LLM(
             model=str(_written(base, self.path / "model")),
-            dtype=str(base.dtype).removeprefix("torch."),
+            # The base stands on the CPU, which may know no bfloat16 where the GPU does.
+            dtype="bfloat16" if torch.cuda.is_available() else str(base.dtype).removeprefix("torch."),
             max_model_len=config.max_tokens,
             max_num_batched_tokens=max(config.batch_tokens, config.max_tokens),
             max_num_seqs=config.batch_prompts,
@@ -86,18 +92,23 @@ class _Instance:
             raise BadInput(f"adapter {name!r} was loaded before. Give other weights another name.")
         if not self.config.adapters:
             raise BadInput(f"adapter {name!r}: this engine was started without room for adapters (adapters=0)")
+        rank = max(tensor.shape[0] for key, tensor in weights.items() if ".lora_A." in key)
+        if rank > _slot(self.config.adapter_rank):
+            raise BadInput(f"adapter {name!r} has rank {rank}; this engine was started for {self.config.adapter_rank}")
         from vllm.lora.request import LoRARequest
 
-        number = len(self._names_used) + 1
-        folder = _peft_folder(self.path / f"adapter-{number}", weights, alpha)
-        request = LoRARequest(name, number, str(folder))
-        self.llm.llm_engine.add_lora(request)
-        self._names_used.add(name)
-        self._adapters[name] = request
+        with self._one_at_a_time:
+            number = len(self._names_used) + 1
+            folder = peft_folder(self.path / f"adapter-{number}", weights, alpha)
+            request = LoRARequest(name, number, str(folder))
+            self._names_used.add(name)
+            self.llm.llm_engine.add_lora(request)
+            self._adapters[name] = request
 
     def unload_adapter(self, name: str) -> None:
-        self.llm.llm_engine.remove_lora(self._adapter(name).lora_int_id)
-        del self._adapters[name]
+        with self._one_at_a_time:
+            self.llm.llm_engine.remove_lora(self._adapter(name).lora_int_id)
+            del self._adapters[name]
 
     def close(self) -> None:
         self.llm.llm_engine.engine_core.shutdown()
@@ -123,13 +134,14 @@ class _Instance:
         if not inputs:
             return []
         try:
-            return getattr(self.llm, method)(inputs, params, lora_request=request, use_tqdm=False, **kwargs)
+            with self._one_at_a_time:
+                return getattr(self.llm, method)(inputs, params, lora_request=request, use_tqdm=False, **kwargs)
         except EngineDeadError as error:
             raise Unavailable("vLLM's engine process died. Restart this service; its own log says why.") from error
 
 
 class VllmEngine(_Instance):
-    """The Engine protocol over the last states. Not thread-safe: the ranking service gives it one worker."""
+    """The Engine protocol over the last states."""
 
     def __init__(self, base: Backbone, config: VllmConfig | None = None) -> None:
         """base: on the CPU, merged or cut as it is to serve. Its layers leave this process's memory."""
@@ -284,18 +296,6 @@ def _written(base: Backbone, folder: Path) -> Path:
     """The backbone as it is in memory, cut and merged, in Hugging Face layout."""
     base.model.save_pretrained(folder)
     base.tokenizer.save_pretrained(folder)
-    return folder
-
-
-def _peft_folder(folder: Path, weights: Mapping[str, Tensor], alpha: float) -> Path:
-    folder.mkdir()
-    # peft names the adapter in the names of a live model's weights, but not in a file's.
-    named = {name.replace(".default.", "."): tensor.contiguous() for name, tensor in weights.items()}
-    [rank] = {tensor.shape[0] for name, tensor in named.items() if ".lora_A." in name}
-    targets = sorted({name.split(".lora_")[0].rsplit(".", 1)[-1] for name in named})
-    settings = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": targets, "bias": "none"}
-    save_file(named, folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text(json.dumps(settings | {"task_type": "CAUSAL_LM"}))
     return folder
 
 
