@@ -1,4 +1,4 @@
-"""Fitting the blend of a trained ranker again, to another retriever over the same catalogue."""
+"""Fitting the blend of a trained ranker again, to another retriever; for titles alone also over another catalogue."""
 
 from __future__ import annotations
 
@@ -8,28 +8,33 @@ from pathlib import Path
 from ranker.blend import fit, report
 from ranker.evaluate import CANDIDATES, ask
 from ranker.registry import heard, load
-from shared.artifact import MANIFEST, Manifest, seal, writing
+from shared.artifact import Manifest, open_artifact, seal, writing
 from shared.data.prepared import Prepared
 from shared.data.split import cases
 from shared.protocols import Retriever
 
+TITLES_ALONE = ("llamarec",)
+"""Methods that know an item by its title and nothing else: what they learnt holds for items that came later."""
+
 
 def refit(data: Prepared, retriever: Retriever, retriever_name: str, folder: Path, device: str = "auto") -> Manifest:
-    """Replaces the blend weight in the artifact `folder`; its weights and its golden score stay."""
-    loaded = load(folder, data.catalog, device=device)
-    loaded.self_test()
-    width = min(CANDIDATES, loaded.ranker.max_candidates)
-    everyone = ask(retriever, list(cases(data, "valid")), width, data.user_ids)
-    logits_UC, _ = heard(loaded.ranker, everyone, "fit the blend")
-    fitted = fit(everyone.scores_UC, logits_UC, everyone.truth_U, loaded.manifest.seed or 0)
-    manifest = loaded.manifest.model_copy(
-        update={
-            "extra": loaded.manifest.extra | {"blend": fitted.weight, "blended_with": retriever_name},
-            "metrics": loaded.manifest.metrics | report(fitted),
-        }
-    )
+    """Replaces the blend weight in the artifact `folder`; its weights and its golden score stay. Raises CatalogMismatch
+    for a ranker that knows the items of another catalogue."""
+    before = open_artifact(folder, "ranker")
+    if before.method not in TITLES_ALONE:
+        data.catalog.require(before.catalog_fingerprint, f"the ranker in {folder}")
     with writing(folder) as draft:
-        for name in manifest.files:
+        for name in before.files:
             shutil.copyfile(folder / name, draft / name)
-        (draft / MANIFEST).unlink(missing_ok=True)
-        return seal(draft, manifest)
+        seal(draft, before.model_copy(update={"catalog_fingerprint": data.catalog.fingerprint()}))
+        loaded = load(draft, data.catalog, device=device)
+        loaded.self_test()
+        width = min(CANDIDATES, loaded.ranker.max_candidates)
+        everyone = ask(retriever, list(cases(data, "valid")), width, data.user_ids)
+        logits_UC, _ = heard(loaded.ranker, everyone, "fit the blend")
+        fitted = fit(everyone.scores_UC, logits_UC, everyone.truth_U, before.seed or 0)
+        changes = {
+            "extra": before.extra | {"blend": fitted.weight, "blended_with": retriever_name},
+            "metrics": before.metrics | report(fitted),
+        }
+        return seal(draft, loaded.manifest.model_copy(update=changes))

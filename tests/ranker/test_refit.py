@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from ranker.fit import ADAPTER
 from ranker.refit import refit
 from ranker.registry import load
+from shared.artifact import MANIFEST, Manifest, seal
 from shared.candidate import Candidate
+from shared.errors import CatalogMismatch
 from shared.history import History
 from tests.ranker import tiny
 
@@ -42,3 +46,29 @@ def test_fitting_again_to_the_same_retriever_changes_nothing(bpe_folder: Path, t
     after = refit(tiny.DATA, tiny.Neighbours(tiny.ITEMS), "neighbours@1", tmp_path / "out", "cpu")
     assert after.extra["blend"] == before.extra["blend"]
     assert after.version == before.version
+
+
+GROWN = tiny.cycle(users=30, length=8, items=tiny.ITEMS + 3)
+
+
+def test_what_knows_titles_alone_is_fitted_to_a_catalogue_that_has_grown(bpe_folder: Path, tmp_path: Path) -> None:
+    before = tiny.trained(tmp_path / "out", bpe_folder)
+    after = refit(GROWN, tiny.Neighbours(tiny.ITEMS + 3), "neighbours@2", tmp_path / "out", "cpu")
+    assert after.files == before.files
+    loaded = load(tmp_path / "out", GROWN.catalog)
+    loaded.self_test()
+    [ranking] = loaded.ranker.rank([History((1, 2))], [[Candidate(tiny.ITEMS + 3, 1.0), Candidate(4, 0.5)]])
+    assert {one.item for one in ranking.candidates} == {tiny.ITEMS + 3, 4}
+    with pytest.raises(CatalogMismatch):
+        load(tmp_path / "out", tiny.DATA.catalog)
+
+
+def test_what_knows_items_is_refused_and_left_as_it_was(bpe_folder: Path, tmp_path: Path) -> None:
+    tiny.trained(tmp_path / "out", bpe_folder)
+    manifest = Manifest.model_validate_json((tmp_path / "out" / MANIFEST).read_bytes())
+    seal(tmp_path / "out", manifest.model_copy(update={"method": "collm"}))
+    kept = (tmp_path / "out" / MANIFEST).read_bytes()
+    with pytest.raises(CatalogMismatch, match="out"):
+        refit(GROWN, tiny.Neighbours(tiny.ITEMS + 3), "neighbours@2", tmp_path / "out", "cpu")
+    assert (tmp_path / "out" / MANIFEST).read_bytes() == kept
+    assert [one.name for one in tmp_path.iterdir() if one.name.startswith(".out")] == []
