@@ -23,6 +23,8 @@ LOAD_MS = 600_000.0
 UNLOAD_MS = 30_000.0
 PROOF_MS = 30_000.0
 """For a ranker's first answer, which may be its slowest."""
+TRIES = 3
+"""What has just been loaded may be slow to answer at first."""
 PROBED = 3
 """Popular items in the history of the question that nobody asked."""
 
@@ -69,8 +71,11 @@ class Admission:
         if beside is not None:
             self._require_rankers(release, ranking, beside, drop)
         stack = known or self._build(release)
-        await stack.refresh(keep=False)
-        if not stack.ready:
+        for _ in range(TRIES):
+            await stack.refresh(keep=False)
+            if stack.ready:
+                break
+        else:
             raise Unavailable(f"release {release!r} is loaded, but its services do not answer; try again")
         found = set(stack.models())
         expected = {card.name for card in (*retrieval.models, *ranking.models)}

@@ -26,8 +26,8 @@ class Numbers:
     unsure: int = 0
     ms: tuple[float, ...] = ()
 
-    def p95_ms(self) -> float | None:
-        return self.ms[int(0.95 * (len(self.ms) - 1))] if self.ms else None
+    def took_ms(self, quantile: float) -> float | None:
+        return self.ms[int(quantile * (len(self.ms) - 1))] if self.ms else None
 
 
 @dataclass(frozen=True, slots=True)

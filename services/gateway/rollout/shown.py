@@ -51,7 +51,7 @@ def _shadowing(rollout: Rollout, shadow: Shadow, release: str) -> ShadowRelease:
 
 
 def _health(numbers: Numbers) -> ReleaseHealth:
-    count, p95_ms = numbers.answers, numbers.p95_ms()
+    count, p95_ms = numbers.answers, numbers.took_ms(0.95)
     return ReleaseHealth(
         answers=count,
         faults=round(numbers.faults / count, 4) if count else 0.0,

@@ -14,7 +14,8 @@ Z = 3.29
 """Of the two-sided 99.9 % interval: it is asked twice a second."""
 BLIND = 0.5
 """Without enough answers to compare with, more than this share is bad by itself."""
-TAIL = 0.05
+QUANTILES = (0.5, 0.95)
+"""The median too: on a busy machine the tail of both is long, and hides what happens to everybody."""
 SLACK_MS = 5.0
 """Of answers that take a few milliseconds, nobody feels a multiple."""
 
@@ -22,7 +23,7 @@ SLACK_MS = 5.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """answers: fewer say nothing.  faults and low_confidence: by how much the share may be higher.  slowdown: how many
-    times as long the 95th percentile may be."""
+    times as long the median and the 95th percentile may be."""
 
     answers: int = 20
     faults: float = 0.02
@@ -41,7 +42,7 @@ def verdict(new: Numbers, old: Numbers, limits: Limits) -> Verdict | None:
 
     A share is higher when the lower end of its Wilson interval is above the upper end of the other's, and the limit
     between them: few answers prove only what is blatant. The 95th percentile is so many times as long when, by the same
-    interval, more than 5 % of the new one's answers took so many times the old one's.
+    interval, more than 5 % of the new one's answers took so many times the old one's; the median likewise.
     """
     if new.answers < limits.answers:
         return None
@@ -49,18 +50,22 @@ def verdict(new: Numbers, old: Numbers, limits: Limits) -> Verdict | None:
         return Verdict("faults", f"{_share(new.faults, new)} had a fault, {_share(old.faults, old)} beside it")
     if _is_higher(new.unsure, new, old.unsure, old, limits.low_confidence, limits.answers):
         return Verdict("low_confidence", f"{_share(new.unsure, new)} were unsure, {_share(old.unsure, old)} beside it")
-    usual_ms = old.p95_ms()
+    return next((found for quantile in QUANTILES if (found := _slower(new, old, quantile, limits))), None)
+
+
+def _slower(new: Numbers, old: Numbers, quantile: float, limits: Limits) -> Verdict | None:
+    usual_ms = old.took_ms(quantile)
     if usual_ms is None or min(len(old.ms), len(new.ms)) < limits.answers:
         return None
     bound_ms = usual_ms * limits.slowdown + SLACK_MS
     late = len(new.ms) - bisect_right(new.ms, bound_ms)
-    if wilson(late, len(new.ms))[0] > TAIL:
-        return Verdict(
-            "latency",
-            f"{late} of {len(new.ms)} answers took longer than {bound_ms:.0f} ms, "
-            f"{limits.slowdown:g} times the 95th percentile beside it",
-        )
-    return None
+    if wilson(late, len(new.ms))[0] <= 1 - quantile:
+        return None
+    return Verdict(
+        "latency",
+        f"{late} of {len(new.ms)} answers took longer than {bound_ms:.0f} ms, "
+        f"{limits.slowdown:g} times the {quantile:.0%} quantile beside it",
+    )
 
 
 def wilson(hits: int, count: int, z: float = Z) -> tuple[float, float]:
