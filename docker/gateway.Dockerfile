@@ -1,4 +1,5 @@
 # The gateway: POST /recommend. No model library.
+# About 430 MB: Debian 75, Python 35, packages 320, of which polars 187 (docker/packages.py sizes).
 FROM debian:12.14-slim AS build
 # Debian keeps one version of a package, the one with its security fixes: a pinned one is gone tomorrow.
 # hadolint ignore=DL3008

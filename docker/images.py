@@ -67,7 +67,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--registry", type=Path, required=True, help="what `tandem demo --registry DIR` makes")
     cache = Path(os.environ.get("TANDEM_CACHE") or Path.home() / ".cache" / "tandem")
     parser.add_argument("--cache", type=Path, default=cache, help="Tandem's cache with the language model, where it is")
-    parser.add_argument("--work", type=Path, default=Path("/var/tmp/tandem-images"), help="8 GB; kept")  # noqa: S108
+    parser.add_argument("--work", type=Path, default=Path("/var/tmp/tandem-images"), help="5 GB; kept")  # noqa: S108
     return parser.parse_args()
 
 

