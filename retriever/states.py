@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from threading import Lock
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 from cachetools import LRUCache
@@ -20,7 +20,6 @@ OVERHEAD = 200
 """Bytes that Python needs for an entry beside its content."""
 SHARED_FROM = 50
 """A shorter history is encoded anew (half a millisecond) sooner than another process is asked."""
-Outcome = Literal["known", "advanced", "whole"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,20 +39,24 @@ class Shared(Protocol):
     def write(self, key: bytes, state: bytes) -> None:
         """Some time later."""
 
+    def watch(self, heard: Callable[[str], None]) -> None:
+        """Who hears `unavailable`, when it does not answer."""
+
     def close(self) -> None: ...
 
 
 class States:
     """The most recently used, within so many bytes. Any thread may ask.
 
-    version: of the weights; other weights have other keys.  heard: how each history came to its state.
+    version: of the weights; other weights have other keys.  heard: how each history came to its state: known, advanced
+    or whole.
     """
 
     def __init__(
         self,
         version: str,
         max_bytes: int,
-        heard: Callable[[Outcome], None] = lambda outcome: None,
+        heard: Callable[[str], None] = lambda outcome: None,
         shared: Shared | None = None,
     ) -> None:
         self._version = version.encode()[:64]
@@ -89,6 +92,11 @@ class States:
         self._put(key, state)
         if self._shared is not None and items >= SHARED_FROM:
             self._shared.write(key, state)
+
+    def watch(self, heard: Callable[[str], None]) -> None:
+        self.heard = heard
+        if self._shared is not None:
+            self._shared.watch(heard)
 
     def close(self) -> None:
         if self._shared is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
@@ -16,7 +16,9 @@ from services.ranking.metrics import Jobs
 from services.ranking.service import RankingService, Served
 from services.ranking.settings import RankingSettings
 from services.retrieval.recall import Exact, require_recall, sample
-from services.retrieval.service import RetrievalService
+from services.retrieval.service import MAX_BATCH, RetrievalService
+from services.retrieval.settings import RetrievalSettings
+from services.retrieval.states import open_states
 from shared.artifact import Manifest
 from shared.catalog import Catalog
 from shared.errors import BadInput
@@ -27,6 +29,7 @@ from shared.wire import ModelCard, RankerName
 
 if TYPE_CHECKING:
     from ranker.backbone import Pool
+    from retriever.states import States
     from shared.data.prepared import Prepared
 
 SERVED_AS = {"cllm4rec": "recllm"}
@@ -39,6 +42,10 @@ class FirstStage(NamedTuple):
     popularity: ServedRetriever
     exact: Exact | None = None
     """None where the index is made of the model when it is loaded, and so cannot be another's."""
+    remember: Callable[[States], None] | None = None
+    """For a retriever that can go on from what it keeps of a history."""
+    max_batch: int = 1
+    """A language model gains nothing by several histories at once on a CPU."""
 
 
 def first_stage(folder: Path, catalog: Catalog, device: str = "auto") -> FirstStage:
@@ -59,17 +66,29 @@ def first_stage(folder: Path, catalog: Catalog, device: str = "auto") -> FirstSt
         users_BD = torch.from_numpy(retriever.encode([history.items for history in histories]))
         return np.asarray(retriever.model.scores(users_BD))
 
-    return FirstStage(loaded.manifest, retriever, loaded.popularity, exact)
+    return FirstStage(loaded.manifest, retriever, loaded.popularity, exact, retriever.remember, MAX_BATCH)
 
 
 def retrieval_service(
-    folder: Path, catalog: Catalog, stored: Prepared | None = None, device: str = "auto"
+    folder: Path,
+    catalog: Catalog,
+    stored: Prepared | None = None,
+    device: str = "auto",
+    settings: RetrievalSettings | None = None,
 ) -> RetrievalService:
-    """Its index has found what its model scores highest, for some `stored` users. Raises BadArtifact."""
+    """Its index has found what its model scores highest, for some `stored` users. Without `settings` it remembers no
+    history. Raises BadArtifact."""
     stage = first_stage(folder, catalog, device)
     if stage.exact:
         require_recall(stage.retriever, stage.exact, sample(stored, len(catalog)), f"the retriever in {folder}")
-    return RetrievalService(catalog, stage.retriever, stage.popularity, card(stage.manifest))
+    states = None
+    if stage.remember is not None and settings is not None and settings.states_max_bytes:
+        from retriever.states import States
+
+        states = States(stage.manifest.version, settings.states_max_bytes, shared=open_states(settings))
+        stage.remember(states)
+    named = card(stage.manifest)
+    return RetrievalService(catalog, stage.retriever, stage.popularity, named, states, stage.max_batch)
 
 
 def ranking_service(

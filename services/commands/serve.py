@@ -120,13 +120,14 @@ def _all(args: All) -> None:
     from services.ranking.settings import RankingSettings
     from services.releases import start
     from services.releases.shelf import Catalogs
+    from services.retrieval.settings import RetrievalSettings
 
     settings, stages = read(GatewaySettings), _with(args.registry, read(RankingSettings))
     require_closed(args.host, settings.api_keys_file is not None, settings.allow_open, MAKE_KEYS)
     logs.configure(settings.log_level)
     catalogs, metrics = Catalogs(), CollectorRegistry()
     prepared = catalogs.prepared(args.data or start.current_data(stages))
-    retrieval = start.retrieval(args.data, args.retriever, stages, catalogs)
+    retrieval = start.retrieval(args.data, args.retriever, _with(args.registry, read(RetrievalSettings)), catalogs)
     ranking = start.ranking(args.data, args.ranker, stages, catalogs, metrics, args.backbone, args.device)
     if args.data and not args.ranker:
         settings = settings.model_copy(update={"default_ranker": "retrieval"})

@@ -12,6 +12,7 @@ from services import loading
 from services.ranking.batcher import Batcher
 from services.ranking.service import RankingService, Served
 from services.retrieval.service import RetrievalService
+from services.retrieval.settings import RetrievalSettings
 from shared.catalog import Catalog
 from shared.registry import Part, Registry
 from shared.wire import RankerName
@@ -50,8 +51,10 @@ class Catalogs:
 class Retrievers:
     """A `Build` of the first stage."""
 
-    def __init__(self, registry: Registry, catalogs: Catalogs, device: str = "auto") -> None:
-        self.registry, self._catalogs, self._device = registry, catalogs, device
+    def __init__(
+        self, registry: Registry, catalogs: Catalogs, device: str = "auto", settings: RetrievalSettings | None = None
+    ) -> None:
+        self.registry, self._catalogs, self._device, self._settings = registry, catalogs, device, settings
         self._loaded: WeakValueDictionary[str, RetrievalService] = WeakValueDictionary()
 
     def __call__(self, release: str) -> RetrievalService:
@@ -61,7 +64,7 @@ class Retrievers:
         if loaded is None:
             stored = self._catalogs.prepared(self.registry.place(found.data))
             folder = self.registry.place(found.retriever)
-            loaded = loading.retrieval_service(folder, stored.catalog, stored, self._device)
+            loaded = loading.retrieval_service(folder, stored.catalog, stored, self._device, self._settings)
             self._loaded[found.retriever.sha256] = loaded
         return loaded
 

@@ -14,6 +14,7 @@ from services.releases.host import LOCAL
 from services.releases.settings import ReleaseSettings
 from services.releases.shelf import Catalogs, Rankers, Retrievers
 from services.retrieval.releases import RetrievalReleases
+from services.retrieval.settings import RetrievalSettings
 from shared.errors import BadInput
 from shared.registry import Registry
 
@@ -21,17 +22,17 @@ WHICH = "give --registry (or TANDEM_REGISTRY), or the folders: --data and those 
 
 
 def retrieval(
-    data: Path | None, retriever: Path | None, settings: ReleaseSettings, catalogs: Catalogs
+    data: Path | None, retriever: Path | None, settings: RetrievalSettings, catalogs: Catalogs
 ) -> RetrievalReleases:
     """Raises BadArtifact or UnknownRelease."""
-    build = Retrievers(Registry(settings.registry), catalogs) if settings.registry else None
+    build = Retrievers(Registry(settings.registry), catalogs, settings=settings) if settings.registry else None
     if build is not None and data is retriever is None:
         current = build.registry.current()
         return RetrievalReleases(build(current), current, build, settings.max_releases)
     if data is None or retriever is None:
         raise BadInput(WHICH)
     stored = catalogs.prepared(data)
-    live = loading.retrieval_service(retriever, stored.catalog, stored)
+    live = loading.retrieval_service(retriever, stored.catalog, stored, settings=settings)
     return RetrievalReleases(live, LOCAL, build, settings.max_releases)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
+STATES = ("known", "advanced", "whole", "unavailable")
 BUCKETS_S = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 
@@ -17,7 +18,12 @@ class Times:
         self._seconds = Histogram(
             "tandem_retrieval_seconds", "Time of the worker.", ("work",), buckets=BUCKETS_S, registry=registry
         )
+        states = Counter("tandem_retrieval_states", "How histories were encoded.", ("outcome",), registry=registry)
+        self._states = {outcome: states.labels(outcome) for outcome in STATES}
 
     def __call__(self, work: str, waited_s: float, seconds: float) -> None:
         self._waits.observe(waited_s)
         self._seconds.labels(work).observe(seconds)
+
+    def encoded(self, outcome: str) -> None:
+        self._states[outcome].inc()

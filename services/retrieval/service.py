@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from services.retrieval.together import Together
 from shared.candidate import Candidate
 from shared.catalog import Catalog, Item
 from shared.deadline import Deadline
@@ -30,32 +32,83 @@ from shared.wire import (
     pack,
 )
 
+if TYPE_CHECKING:
+    from retriever.states import States
+
+MAX_BATCH = 32
+"""Histories that are encoded and searched for together."""
+TOO_LATE = "the request waited for the retriever until its time was over"
 _Work = Callable[[], RetrieveAnswer]
-Took = Callable[[str, float, float], None]
-"""Hears what was done (retrieve, score or popular), and the seconds that it waited for the worker and took."""
+
+
+class Took(Protocol):
+    def __call__(self, work: str, waited_s: float, seconds: float) -> None:
+        """What was done (retrieve, score or popular), and the seconds that it waited for the worker and took."""
+
+    def encoded(self, outcome: str) -> None:
+        """How one history was: known, advanced or whole; unavailable, where others' states were not to be had."""
+
+
+class _Nobody:
+    def __call__(self, work: str, waited_s: float, seconds: float) -> None: ...
+    def encoded(self, outcome: str) -> None: ...
+
+
+class _Asked(NamedTuple):
+    request: RetrieveRequest
+    deadline: Deadline
+    at: float
+
+
+class _Wanted(NamedTuple):
+    """A request in the catalogue's indices. `missing` are the ids that it does not have."""
+
+    asked: _Asked
+    history: History
+    banned: list[int]
+    missing: list[str]
 
 
 class RetrievalService:
-    """`card` describes the retriever; its name stands in every answer.
+    """`card` describes the retriever; its name stands in every answer.  states: what the retriever remembers, if it
+    does.  max_batch: more histories than these are no quicker together.
 
     The gateway's RetrievalPort when both live in one process.
     """
 
     def __init__(
-        self, catalog: Catalog, retriever: ServedRetriever, popularity: ServedRetriever, card: ModelCard
+        self,
+        catalog: Catalog,
+        retriever: ServedRetriever,
+        popularity: ServedRetriever,
+        card: ModelCard,
+        states: States | None = None,
+        max_batch: int = MAX_BATCH,
     ) -> None:
         self._catalog = catalog
         self._retriever = retriever
         self._popularity = popularity
         self._card = card
-        self.took: Took = lambda work, waited_s, seconds: None
+        self._states = states
+        self.took = _Nobody()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="retrieval")
+        self._together = Together[_Asked, RetrieveAnswer](self._worker, max_batch)
         self._by_title = {item.title: index for index, item in reversed(list(enumerate(catalog.items, start=1)))}
         self._outside = lru_cache(maxsize=64)(partial(_complement, _by_category(catalog), len(catalog)))
 
+    @property
+    def took(self) -> Took:
+        return self._took
+
+    @took.setter
+    def took(self, took: Took) -> None:
+        self._took = took
+        if self._states is not None:
+            self._states.watch(took.encoded)
+
     async def retrieve(self, request: RetrieveRequest, deadline: Deadline) -> RetrieveAnswer:
         """Never an item of the history, nor an excluded one. Raises DeadlineExceeded, or BadAnswer for a NaN."""
-        return await self._in_worker("retrieve", lambda: self._retrieve(request), deadline)
+        return await self._together.ask(self._retrieve, _Asked(request, deadline, time.perf_counter()))
 
     async def score(self, request: ScoreRequest, deadline: Deadline) -> RetrieveAnswer:
         """The given items, each once, best first. Raises as `retrieve` does."""
@@ -79,6 +132,8 @@ class RetrievalService:
 
     def close(self) -> None:
         self._worker.shutdown(cancel_futures=True)
+        if self._states is not None:
+            self._states.close()
 
     async def _in_worker(self, name: str, work: _Work, deadline: Deadline) -> RetrieveAnswer:
         asked = time.perf_counter()
@@ -92,19 +147,54 @@ class RetrievalService:
         # A caller who leaves cancels the future, and what has not begun by then never runs.
         return await asyncio.get_running_loop().run_in_executor(self._worker, timed)
 
-    def _retrieve(self, request: RetrieveRequest) -> RetrieveAnswer:
+    def _retrieve(self, asked: Sequence[_Asked]) -> list[RetrieveAnswer | Exception]:
+        """Whoever is late, or whose question cannot be answered, is told so alone."""
         began = time.perf_counter()
+        wanted = [_late(one) or self._wanted(one) for one in asked]
+        warm = {n: one for n, one in enumerate(wanted) if isinstance(one, _Wanted) and one.history.items}
+        found = dict(zip(warm, self._found(list(warm.values())), strict=True))
+        answers = [
+            one if isinstance(one, Exception) else self._told(one, found.get(n), began) for n, one in enumerate(wanted)
+        ]
+        seconds = (time.perf_counter() - began) / len(asked)
+        for one in asked:
+            self.took("retrieve", began - one.at, seconds)
+        return answers
+
+    def _wanted(self, asked: _Asked) -> _Wanted:
+        request = asked.request
         known, unknown = self._catalog.indices(request.history)
         excluded, unknown_too = self._catalog.indices(request.exclude_item_ids)
         banned = {*known, *excluded}
         if request.categories:
             banned |= self._outside(tuple(sorted(set(request.categories))))
-        cold = not known
+        return _Wanted(asked, History(tuple(known), request.user_id), list(banned), [*unknown, *unknown_too])
+
+    def _found(self, wanted: Sequence[_Wanted]) -> list[list[Candidate] | Exception]:
+        if not wanted:
+            return []
+        histories, banned = [one.history for one in wanted], [one.banned for one in wanted]
+        k = max(one.asked.request.k for one in wanted)
+        try:
+            found = self._retriever.retrieve(histories, k, banned)
+        except Exception as error:  # one of them may be to blame: then the others have their answer yet
+            return [error] if len(wanted) == 1 else [one for each in wanted for one in self._found([each])]
+        return [one[: each.asked.request.k] for one, each in zip(found, wanted, strict=True)]
+
+    def _told(
+        self, wanted: _Wanted, found: list[Candidate] | Exception | None, began: float
+    ) -> RetrieveAnswer | Exception:
+        request, cold = wanted.asked.request, found is None
         model = self._popularity if cold else self._retriever
-        [found] = model.retrieve([History(tuple(known), request.user_id)], request.k, [sorted(banned)])
-        return self._answer(
-            found, cold, [*unknown, *unknown_too], began, request.metadata, model if request.vectors else None
-        )
+        try:
+            if found is None:
+                [found] = self._popularity.retrieve([wanted.history], request.k, [wanted.banned])
+            if isinstance(found, Exception):
+                return found
+            vectors_of = model if request.vectors else None
+            return self._answer(found, cold, wanted.missing, began, request.metadata, vectors_of)
+        except Exception as error:
+            return error
 
     def _score(self, request: ScoreRequest) -> RetrieveAnswer:
         began = time.perf_counter()
@@ -153,9 +243,13 @@ class RetrievalService:
         )
 
 
+def _late(asked: _Asked) -> DeadlineExceeded | None:
+    return DeadlineExceeded(TOO_LATE) if asked.deadline.expired else None
+
+
 def _unless_late(work: _Work, deadline: Deadline) -> RetrieveAnswer:
     if deadline.expired:
-        raise DeadlineExceeded("the request waited for the retriever until its time was over")
+        raise DeadlineExceeded(TOO_LATE)
     return work()
 
 

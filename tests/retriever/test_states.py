@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from hypothesis import given, settings
@@ -94,8 +94,9 @@ class Elsewhere:
     def write(self, key: bytes, state: bytes) -> None:
         self.kept[key] = state
 
-    def close(self) -> None:
-        self.asked.clear()
+    def watch(self, heard: Callable[[str], None]) -> None: ...
+
+    def close(self) -> None: ...
 
 
 LONG = list(range(1, SHARED_FROM + 1))

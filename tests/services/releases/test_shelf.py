@@ -47,7 +47,7 @@ def started(registry: Registry, catalogs: Catalogs | None = None) -> Two:
     settings = RankingSettings(registry=registry.folder)
     catalogs = catalogs or Catalogs()
     return (
-        start.retrieval(None, None, settings, catalogs),
+        start.retrieval(None, None, RetrievalSettings(registry=registry.folder), catalogs),
         start.ranking(None, (), settings, catalogs, CollectorRegistry(), None, "cpu"),
     )
 
