@@ -11,11 +11,14 @@ from services.commands.train import is_prepared
 from shared.artifact import Manifest, write_text
 from shared.errors import BadInput
 
+WINDOW = 25
+"""Items of history that a collaborative model sees where no artifact says."""
+
 
 def run(args: Evaluate) -> None:
     """Raises BadInput where the artifact is not of the protocol's method."""
     began = time.monotonic()
-    if args.ranker is None:
+    if args.ranker is None and not (args.protocol == "collm" and args.baselines):
         raise BadInput(f"--protocol {args.protocol} measures a ranker: give --ranker.")
     made = {"collm": _collm, "llara": _llara, "cllm4rec": _cllm4rec}[args.protocol](args)
     for name, row in made["rows"].items():
@@ -32,14 +35,15 @@ def rounded(row: Any) -> Any:
 
 
 def _collm(args: Evaluate) -> dict[str, Any]:
-    from ranker.collm.evaluate import report
+    from ranker.collm.evaluate import collaborative, report
     from ranker.collm.rank import CoLLMScorer
     from shared.data import collm
 
-    window = _manifest(args).config["window"]
     if is_prepared(args.data):
         raise BadInput(f"{args.data} holds no labelled pairs: --protocol collm reads the paper's own folder.")
-    data = collm.read(args.data, window)
+    if args.ranker is None:
+        return collaborative(collm.read(args.data, WINDOW), args.baselines, WINDOW, args.seed)
+    data = collm.read(args.data, _manifest(args).config["window"])
     loaded, scorer = _loaded(args, data.catalog, CoLLMScorer)
     return report(scorer, data, args.users) | {"ranker": loaded}
 

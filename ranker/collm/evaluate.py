@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
-from ranker.behaviour.fit import pair_logits
+from ranker.behaviour.fit import FitConfig, fit_pairs, pair_logits, select
+from ranker.behaviour.model import Sizes
 from ranker.collm.rank import CoLLMScorer
 from ranker.collm.train import score_pairs
 from shared import metrics
 from shared.data.pairs import PairData, Pairs
+from shared.errors import BadInput
+
+WIDTHS = {"mf": 256, "lightgcn": 64, "sasrec": 64, "din": 64}
+"""Of the collaborative models (section 5.1.4)."""
+DECAYS = (1e-3, 1e-2, 1e-1)
 
 
 def report(scorer: CoLLMScorer, data: PairData, users: int = 0) -> dict[str, Any]:
@@ -29,6 +38,33 @@ def report(scorer: CoLLMScorer, data: PairData, users: int = 0) -> dict[str, Any
         rows["hybrid"] = measured(test, score_pairs(model, test, True, "hybrid"))
         rows["collaborative model"] = measured(test, pair_logits(model.behaviour, test))
     return {"protocol": "collm", "data": {"name": data.name, "digest": data.digest}, "pairs": len(test), "rows": rows}
+
+
+def collaborative(
+    data: PairData, names: Sequence[str], window: int, seed: int, decays: Sequence[float] = DECAYS, epochs: int = 100
+) -> dict[str, Any]:
+    """Rows of the collaborative models alone, trained here; validation AUC chooses the weight decay. Raises BadInput
+    for an unknown name."""
+    for name in names:
+        if name not in WIDTHS:
+            raise BadInput(f"{name!r} is no collaborative model of CoLLM's; there are {', '.join(WIDTHS)}")
+    rows, fitted = {}, {}
+    for name in names:
+        sizes = Sizes(users=len(data.user_ids), items=len(data.catalog), width=WIDTHS[name], window=window)
+        fit = partial(fit_pairs, name, sizes, data.train, data.valid, device=torch.device("cpu"))
+        chosen = select(fit, FitConfig(seed=seed, epochs=epochs), decays)
+        rows[name] = measured(data.test, pair_logits(chosen.model, data.test))
+        fitted[name] = {"valid_auc": chosen.score, "weight_decay": chosen.weight_decay, "width": WIDTHS[name]}
+    return {
+        "protocol": "collm",
+        "data": {"name": data.name, "digest": data.digest},
+        "pairs": len(data.test),
+        "seed": seed,
+        "window": window,
+        "decays": list(decays),
+        "fitted": fitted,
+        "rows": rows,
+    }
 
 
 def measured(pairs: Pairs, scores_N: np.ndarray) -> dict[str, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""CoLLM and TALLRec as they serve: one packed forward a user, the Yes logits of its candidates."""
+"""CoLLM and TALLRec as they serve: the Yes logits of a user's candidates, whose prompts begin alike."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from ranker.behaviour import models
 from ranker.collm.model import Asked, CoLLM, mapping
 from ranker.collm.prompt import PairPrompts
 from ranker.collm.recipes import CoLLMConfig
+from ranker.engines.protocol import Engine
+from ranker.engines.told import spliced
 from ranker.labels import require
-from ranker.opinion import Opinion
+from ranker.opinion import Opinion, known
 from shared.artifact import Manifest
 from shared.catalog import Catalog
 from shared.errors import BadArtifact
@@ -27,10 +29,13 @@ USERS, MAPPING = "users.json", "mapping.safetensors"
 
 
 class CoLLMScorer:
-    """users: from a user's id to its number in the collaborative model."""
+    """users: from a user's id to its number in the collaborative model. engine: for weights that no longer change;
+    without one it scores through the modules that training trains."""
 
-    def __init__(self, model: CoLLM, users: Mapping[str, int], max_candidates: int) -> None:
-        self.model, self.users = model, users
+    def __init__(
+        self, model: CoLLM, users: Mapping[str, int], max_candidates: int, engine: Engine | None = None
+    ) -> None:
+        self.model, self.users, self.engine = model, users, engine
         self.max_candidates = max_candidates
 
     @torch.inference_mode()
@@ -39,16 +44,32 @@ class CoLLMScorer:
             Asked(self.users.get(h.user_id or "", 0), h.items, listed)
             for h, listed in zip(histories, items, strict=True)
         ]
+        if self.engine is not None:
+            return self._asked_of(self.engine, asked)
         told = self.model.logits(asked, hybrid=True)
         return [Opinion(yes_C.cpu().numpy().astype(np.float64), float(mass_C.mean())) for yes_C, mass_C in told]
 
+    def _asked_of(self, engine: Engine, asked: Sequence[Asked]) -> list[Opinion]:
+        base, (groups, fill) = self.model.base, self.model.groups(asked, hybrid=True)
+        prompts = [group.prefix + branch for group in groups for branch in group.branches]
+        keep = [len(group.prefix) for group in groups for _ in group.branches]
+        vocabulary: int = base.model.get_input_embeddings().num_embeddings
+        told = engine.label_logits(
+            spliced(prompts, vocabulary, fill, base.device), self.model.prompts.answers, keep=keep
+        )
+        yes_N, ends = told.logits_BK[:, 0].astype(np.float64), np.cumsum([len(group.branches) for group in groups])[:-1]
+        masses = np.split(told.mass_B, ends)
+        return [Opinion(yes_C, known(mass_C)) for yes_C, mass_C in zip(np.split(yes_N, ends), masses, strict=True)]
 
-def restore(base: Backbone, catalog: Catalog, config: CoLLMConfig, manifest: Manifest, folder: Path) -> CoLLMScorer:
-    """base: the backbone with the artifact's adapter. Raises BadArtifact or LabelMismatch."""
+
+def restore(
+    base: Backbone, catalog: Catalog, config: CoLLMConfig, manifest: Manifest, folder: Path, engine: Engine
+) -> CoLLMScorer:
+    """base: the backbone with the artifact's adapter, as `engine` runs it. Raises BadArtifact or LabelMismatch."""
     prompts = prompt_builder(base.tokenizer, catalog, config)
     require(manifest.extra["answers"], prompts.answers, f"the ranker in {folder}")
     if manifest.method == "tallrec":
-        return CoLLMScorer(CoLLM(base, prompts, None, None), {}, config.candidates)
+        return CoLLMScorer(CoLLM(base, prompts, None, None), {}, config.candidates, engine)
     behaviour = models.load(config.behaviour, manifest.extra["sizes"], folder).to(base.device)
     projector = mapping(behaviour, base.model.config.hidden_size)
     try:
@@ -57,7 +78,7 @@ def restore(base: Backbone, catalog: Catalog, config: CoLLMConfig, manifest: Man
         raise BadArtifact(f"{folder / MAPPING} does not fit the backbone: {error}") from None
     users = numbered(json.loads((folder / USERS).read_text()))
     projector = projector.to(base.device).eval().requires_grad_(False)
-    return CoLLMScorer(CoLLM(base, prompts, behaviour, projector), users, config.candidates)
+    return CoLLMScorer(CoLLM(base, prompts, behaviour, projector), users, config.candidates, engine)
 
 
 def prompt_builder(tokenizer: Any, catalog: Catalog, config: CoLLMConfig) -> PairPrompts:

@@ -33,7 +33,8 @@ class Evaluate:
     split: Path | None = None
     """llara: the folder of the paper's MovieLens rows, where --data is all of ML-100K, prepared."""
     baselines: tuple[str, ...] = ()
-    """als, item-knn: rows on the same split, from the library implicit (extra `baselines`)."""
+    """als, item-knn: rows on the same split, from the library implicit (extra `baselines`). With --protocol collm and
+    no --ranker mf, lightgcn, sasrec, din: the collaborative models alone, trained on the spot."""
     backbone: str | None = None
     """Another place of the ranker's language model: a name or a folder."""
     device: str = "auto"

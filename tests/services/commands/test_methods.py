@@ -54,6 +54,22 @@ def test_collm_and_tallrec_on_the_papers_pairs(model: str, tmp_path: Path) -> No
     assert set(json.loads(told.read_text())["rows"]) == {"text only", "hybrid", "collaborative model"}
 
 
+def test_the_collaborative_models_alone_on_the_papers_pairs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from ranker.collm import evaluate as protocol
+
+    monkeypatch.setattr(protocol, "WIDTHS", dict.fromkeys(protocol.WIDTHS, 4))
+    data, told = str(collm_folder(tmp_path / "pairs")), tmp_path / "told.json"
+    evaluate = ["evaluate", "--protocol", "collm", "--data", data, "--json", str(told), "--baselines"]
+    assert main([*evaluate, "mf", "din"]) == 0
+    made = json.loads(told.read_text())
+    assert set(made["rows"]) == {"mf", "din"}
+    assert {one["weight_decay"] for one in made["fitted"].values()} <= set(made["decays"])
+    assert main([*evaluate, "als"]) == 2
+    assert "'als' is no collaborative model" in capsys.readouterr().err
+
+
 def test_llara_on_the_papers_rows(model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import polars as pl
 
