@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ranker.engines.local import LocalEngine
+from ranker.engines.protocol import Engine
 from ranker.prompt import PromptBuilder, ranks_of
 from shared.data.split import Case
 from shared.history import History
@@ -84,7 +84,7 @@ def questions(
 
 
 def score(
-    engine: LocalEngine, builder: PromptBuilder, asked: Questions, what: str | None, only_found: bool = True
+    engine: Engine, builder: PromptBuilder, asked: Questions, what: str | None, only_found: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
     """Label logits U x C (-inf for a missing candidate) and label mass U.
 

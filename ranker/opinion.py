@@ -31,6 +31,12 @@ class Opinion:
     notes: tuple[str, ...] = ()
 
 
+def known(mass_N: np.ndarray) -> float:
+    """The mean; 1 where the engine read the labels alone and cannot tell."""
+    mean = float(np.mean(mass_N))
+    return 1.0 if np.isnan(mean) else mean
+
+
 class Scorer(Protocol):
     max_candidates: int
 

@@ -10,13 +10,14 @@ import numpy as np
 
 from ranker import backbone as backbones
 from ranker import golden
-from ranker.backbone import Backbone, Pool
+from ranker.backbone import VLLM, Backbone, Pool
 from ranker.blend import log_softmax
 from ranker.cllm4rec import rank as cllm4rec
 from ranker.cllm4rec.recipes import CLLM4RecConfig
 from ranker.collm import rank as collm
 from ranker.collm.recipes import CoLLMConfig
 from ranker.engines.local import LocalEngine
+from ranker.engines.protocol import Engine
 from ranker.evaluate import Questions, score
 from ranker.labels import require
 from ranker.llamarec.model import LlamaRecConfig
@@ -61,7 +62,20 @@ class Source:
             return self.pool.get(name, layers=config.layers, quantization=config.quantization)
         return backbones.load(name, layers=config.layers, device=self.device, quantization=config.quantization)
 
+    def engine(self, base: Backbone, adapter: Adapted | None = None) -> Engine:
+        """adapter: of this artifact, where it has one."""
+        if (self.pool.device if self.pool else self.device) != VLLM:
+            return LocalEngine(base)
+        from ranker.engines.choice import alone, shared
+
+        if self.pool is None:
+            return alone(base)
+        name = f"{self.manifest.method}@{self.manifest.version}"
+        return shared(self.pool, base, name, adapter, self.folder)
+
     def adapted(self, config: Adapted) -> Backbone:
+        if self.pool and self.pool.device == VLLM:
+            return self.bare(config)
         return adapted(self.bare(config), config, self.folder, merge=self.pool is None)
 
 
@@ -92,7 +106,7 @@ def _llamarec(source: Source) -> LoadedRanker:
     base = source.adapted(config)
     builder = prompt_builder(base.tokenizer, source.catalog, config)
     require(manifest.extra["labels"], builder.labels, f"the ranker in {folder}")
-    engine = LocalEngine(base)
+    engine = source.engine(base, config)
     ranker = LlamaRecRanker(engine, builder, config.candidates, manifest.extra["blend"])
     return LoadedRanker(manifest, ranker, lambda: _self_test(engine, builder.labels, manifest, folder))
 
@@ -100,19 +114,24 @@ def _llamarec(source: Source) -> LoadedRanker:
 def _collm(source: Source) -> LoadedRanker:
     config = config_of(CoLLMConfig, source.manifest, source.folder)
     base = source.adapted(config)
-    return _blended(source, collm.restore(base, source.catalog, config, source.manifest, source.folder))
+    engine = source.engine(base, config)
+    restored = collm.restore(base, source.catalog, config, source.manifest, source.folder, engine)
+    return _blended(source, restored)
 
 
 def _cllm4rec(source: Source) -> LoadedRanker:
     config = config_of(CLLM4RecConfig, source.manifest, source.folder)
     base = source.bare(config)
-    return _blended(source, cllm4rec.restore(base, source.catalog, config, source.manifest, source.folder))
+    restored = cllm4rec.restore(base, source.catalog, config, source.manifest, source.folder, source.engine(base))
+    return _blended(source, restored)
 
 
 def _llara(source: Source) -> LoadedRanker:
     config = config_of(LLaRAConfig, source.manifest, source.folder)
     base = source.adapted(config)
-    return _blended(source, llara.restore(base, source.catalog, config, source.manifest, source.folder))
+    engine = source.engine(base, config)
+    restored = llara.restore(base, source.catalog, config, source.manifest, source.folder, engine)
+    return _blended(source, restored)
 
 
 METHODS: dict[str, Callable[[Source], LoadedRanker]] = {
@@ -129,7 +148,7 @@ def _blended(source: Source, scorer: Scorer) -> LoadedRanker:
     return LoadedRanker(source.manifest, ranker, lambda: golden.check(scorer, source.manifest, source.folder))
 
 
-def _self_test(engine: LocalEngine, labels: list[int], manifest: Manifest, folder: Path) -> None:
+def _self_test(engine: Engine, labels: list[int], manifest: Manifest, folder: Path) -> None:
     kept = manifest.extra["golden"]
     expected_K = log_softmax(np.array(kept["logits"]))
     actual_K = log_softmax(engine.label_logits([kept["prompt"]], labels).logits_BK[0].astype(np.float64))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ranker.blend import truth_ranks
-from ranker.engines.local import LocalEngine
+from ranker.engines.protocol import Engine
 from ranker.evaluate import Questions, score
 from ranker.prompt import PromptBuilder
 from shared import metrics
@@ -30,9 +30,7 @@ class Order:
     """How often the first listed candidate comes out on top; 1 / C where places do not matter."""
 
 
-def order_sensitivity(
-    engine: LocalEngine, builder: PromptBuilder, asked: Questions, seed: int, users: int
-) -> list[Order]:
+def order_sensitivity(engine: Engine, builder: PromptBuilder, asked: Questions, seed: int, users: int) -> list[Order]:
     """Over at most `users` users whose truth is among the candidates, evenly spaced."""
     found = np.flatnonzero(asked.truth_U >= 0)
     asked = asked.take(found[:: max(1, len(found) // users)][:users])

@@ -29,7 +29,7 @@ BATCH_TOKENS = 8192
 CACHE_BYTES = 2**28
 """For prefixes, of each set of weights. SmolLM2 takes 23 KB a token: 11,000 tokens, some 50 users."""
 MAX_TOKENS = 8192
-SHARED = 2 * BLOCK
+SHARED = BLOCK
 """Prompts of one call that begin with as many equal tokens are computed as branches of one prefix."""
 
 

@@ -70,3 +70,18 @@ class Engine(Protocol):
     def close(self) -> None:
         """Gives threads, processes and memory back."""
         ...
+
+
+@runtime_checkable
+class TellsLikelihoods(Protocol):
+    """What an engine may do beside: whole answers instead of labels."""
+
+    def log_likelihoods(
+        self,
+        prompts: Sequence[Prompt],
+        answers: Sequence[Sequence[Sequence[int]]],
+        adapter: str | None = None,
+        keep: Sequence[int] | None = None,
+    ) -> list[np.ndarray]:
+        """Per prompt, log P(answer | prompt) of each of its answers, which are plain tokens."""
+        ...

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ranker.blend import blend, log_softmax, order
-from ranker.engines.local import LocalEngine
+from ranker.engines.protocol import Engine
+from ranker.engines.told import in_common
 from ranker.prompt import PromptBuilder, ranks_of
 from shared.candidate import Candidate, Ranking
 from shared.errors import BadInput
@@ -15,7 +16,7 @@ from shared.history import History
 
 
 class LlamaRecRanker:
-    def __init__(self, engine: LocalEngine, builder: PromptBuilder, candidates: int, weight: float) -> None:
+    def __init__(self, engine: Engine, builder: PromptBuilder, candidates: int, weight: float) -> None:
         self.engine, self.builder, self.weight = engine, builder, weight
         self.max_candidates = candidates
 
@@ -31,7 +32,8 @@ class LlamaRecRanker:
         asked = [row for row, listed in enumerate(candidates) if listed]
         if not asked:
             return [Ranking(())] * len(candidates)
-        scores = self.engine.label_logits([prompts[row] for row in asked], self.builder.labels)
+        keep = [in_common(prompts[row], self.builder.build(histories[row].items, [])) for row in asked]
+        scores = self.engine.label_logits([prompts[row] for row in asked], self.builder.labels, keep=keep)
         answers = [Ranking(())] * len(candidates)
         for row, logits_K, mass in zip(asked, scores.logits_BK, scores.mass_B, strict=True):
             answers[row] = self._ranking(candidates[row], logits_K[: len(candidates[row])], float(mass))

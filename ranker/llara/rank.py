@@ -12,33 +12,60 @@ import torch
 from ranker import weights
 from ranker.backbone import Backbone
 from ranker.behaviour import models
+from ranker.engines.protocol import Engine, TellsLikelihoods
+from ranker.engines.told import spliced
 from ranker.labels import require
 from ranker.llara.model import LLaRA, sr2llm
 from ranker.llara.prompt import HybridPrompts
 from ranker.llara.recipes import LLaRAConfig
-from ranker.opinion import Opinion
+from ranker.opinion import Opinion, known
 from shared.artifact import Manifest
 from shared.catalog import Catalog
-from shared.errors import BadArtifact
+from shared.errors import BadArtifact, BadInput
 from shared.history import History
 
 PROJECTOR = "projector.safetensors"
 
 
 class LLaRAScorer:
-    """hybrid: with behavioural tokens; without for an artifact that never learnt them."""
+    """hybrid: with behavioural tokens; without for an artifact that never learnt them. engine: for weights that no
+    longer change; without one it scores through the modules that training trains."""
 
-    def __init__(self, model: LLaRA, max_candidates: int, hybrid: bool = True) -> None:
-        self.model, self.max_candidates, self.hybrid = model, max_candidates, hybrid
+    def __init__(self, model: LLaRA, max_candidates: int, hybrid: bool = True, engine: Engine | None = None) -> None:
+        """Raises BadInput for an engine that cannot tell titles from one another."""
+        if model.prompts.answer == "title" and engine is not None and not isinstance(engine, TellsLikelihoods):
+            raise BadInput(
+                f"LLaRA with answer=title needs titles' likelihoods, which {type(engine).__name__} does not tell. "
+                "Serve it with the local engine, or train with --set answer=letter."
+            )
+        self.model, self.max_candidates, self.hybrid, self.engine = model, max_candidates, hybrid, engine
 
     @torch.inference_mode()
     def score(self, histories: Sequence[History], items: Sequence[Sequence[int]]) -> list[Opinion]:
+        if self.engine is not None:
+            return self._asked_of(self.engine, histories, items)
         told = self.model.opinions([h.items for h in histories], items, self.hybrid)
         return [Opinion(log_C.cpu().numpy().astype(np.float64), min(1.0, mass)) for log_C, mass in told]
 
+    def _asked_of(self, engine: Engine, histories: Sequence[History], items: Sequence[Sequence[int]]) -> list[Opinion]:
+        told, base = self.model.prompts, self.model.base
+        plain = [self.model.prompt(h.items, listed, self.hybrid) for h, listed in zip(histories, items, strict=True)]
+        keep = [len(self.model.prompt(h.items, [], self.hybrid)) - len(told.cue) for h in histories]
+        prompts = spliced(plain, told.vocabulary, self.model.fill, base.device)
+        if told.answer == "letter":
+            scores = engine.label_logits(prompts, told.labels, keep=keep)
+            rows = zip(items, scores.logits_BK.astype(np.float64), scores.mass_B, strict=True)
+            return [Opinion(logits_K[: len(listed)], known(mass)) for listed, logits_K, mass in rows]
+        assert isinstance(engine, TellsLikelihoods)
+        answers = [[told.right(listed, place) for place in range(len(listed))] for listed in items]
+        found = [log_C.astype(np.float64) for log_C in engine.log_likelihoods(prompts, answers, keep=keep)]
+        return [Opinion(log_C, min(1.0, float(np.exp(log_C).sum()))) for log_C in found]
 
-def restore(base: Backbone, catalog: Catalog, config: LLaRAConfig, manifest: Manifest, folder: Path) -> LLaRAScorer:
-    """base: the backbone with the artifact's adapter. Raises BadArtifact or LabelMismatch."""
+
+def restore(
+    base: Backbone, catalog: Catalog, config: LLaRAConfig, manifest: Manifest, folder: Path, engine: Engine
+) -> LLaRAScorer:
+    """base: the backbone with the artifact's adapter, as `engine` runs it. Raises BadArtifact or LabelMismatch."""
     prompts = prompt_builder(base, catalog, config)
     require(manifest.extra["answer_tokens"], answer_tokens(prompts), f"the ranker in {folder}")
     behaviour = models.load(config.behaviour, manifest.extra["sizes"], folder).to(base.device)
@@ -48,11 +75,11 @@ def restore(base: Backbone, catalog: Catalog, config: LLaRAConfig, manifest: Man
     except RuntimeError as error:
         raise BadArtifact(f"{folder / PROJECTOR} does not fit the backbone: {error}") from None
     projector = projector.to(base.device).eval().requires_grad_(False)
-    return scorer(LLaRA(base, prompts, behaviour, projector), config)
+    return scorer(LLaRA(base, prompts, behaviour, projector), config, engine)
 
 
-def scorer(model: LLaRA, config: LLaRAConfig) -> LLaRAScorer:
-    return LLaRAScorer(model, config.candidates, hybrid=config.curriculum != "text")
+def scorer(model: LLaRA, config: LLaRAConfig, engine: Engine | None = None) -> LLaRAScorer:
+    return LLaRAScorer(model, config.candidates, hybrid=config.curriculum != "text", engine=engine)
 
 
 def prompt_builder(base: Backbone, catalog: Catalog, config: LLaRAConfig) -> HybridPrompts:
