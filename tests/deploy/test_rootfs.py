@@ -24,8 +24,9 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(1500), pytest.mark.skipif(re
 
 def registry(folder: Path) -> Path:
     """A release of which the gateway needs only the data; no model was ever trained for it."""
-    rows = [f"{user},{1 + (user + place) % 60},{place}" for user in range(1, 31) for place in range(20)]
-    (folder / "events.csv").write_text("user_id,item_id,timestamp\n" + "\n".join(rows) + "\n")
+    places = [(user, 1 + (user + place) % 60, place) for user in range(1, 31) for place in range(20)]
+    rows = [f"{user},{item},{place},Film {item}" for user, item, place in places]
+    (folder / "events.csv").write_text("user_id,item_id,timestamp,title\n" + "\n".join(rows) + "\n")
     prepare(Prepare(dataset="table", source=folder / "events.csv", out=folder / "data"))
     made = Registry(folder / "registry")
     digest = sha256(folder / "data" / MANIFEST)
