@@ -48,7 +48,7 @@ class Host(Generic[Served]):
     loop."""
 
     def __init__(
-        self, live: Served, name: str = LOCAL, build: Build[Served] | None = None, max_releases: int = 4
+        self, live: Served, name: str = LOCAL, build: Build[Served] | None = None, max_releases: int = 5
     ) -> None:
         self.live = live
         self._name = name

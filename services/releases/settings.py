@@ -15,5 +15,5 @@ class ReleaseSettings(HttpSettings):
         description="The folder of releases that can be loaded; its current one is served where no folders are named.",
     )
     max_releases: int = Field(
-        default=4, ge=1, description="Releases in memory at once, the live one included; one more is refused with 503."
+        default=5, ge=1, description="Releases in memory at once, the live one included; one more is refused with 503."
     )

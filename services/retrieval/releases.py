@@ -22,7 +22,7 @@ class RetrievalReleases(Host[RetrievalService]):
         live: RetrievalService,
         name: str = LOCAL,
         build: Build[RetrievalService] | None = None,
-        max_releases: int = 4,
+        max_releases: int = 5,
     ) -> None:
         super().__init__(live, name, build, max_releases)
         self._took: Took = live.took
