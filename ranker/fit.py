@@ -22,6 +22,7 @@ from shared.artifact import write_text, writing
 from shared.errors import BadInput
 
 ADAPTER = "adapter.safetensors"
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 

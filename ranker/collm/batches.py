@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ranker.collm.recipes import CoLLMConfig
+from ranker.collm.recipes import AT_ONCE, CoLLMConfig
 from shared.data.pairs import PairData, Pairs, left_padded
 from shared.data.prepared import Prepared
 from shared.data.split import train_sequence
@@ -19,14 +19,15 @@ BLOCK, POOL = 512, 20
 def pairs_of(data: Prepared, retriever: Retriever, config: CoLLMConfig) -> PairData:
     """train: every event that something came before, and its negatives. valid: the validation items likewise.
 
-    At most as many events as the longer step asks for; an epoch takes all.
+    At most as many events as the longest step asks for; an epoch takes all.
     """
     train, valid = [], []
     for user, sequence in enumerate(data.sequences()):
         seen = train_sequence(sequence)
         train += [(user, t) for t in range(1, len(seen))]
         valid += [(user, len(sequence) - 2)] if len(sequence) >= 3 else []
-    steps = (config.text_prompts, config.mapping_prompts)
+    first = config.tune not in AT_ONCE and not config.tallrec
+    steps = [config.text_prompts] * first + [config.mapping_prompts] * (config.tune != "text")
     wanted = -(-max(steps) // (1 if config.packed else 1 + config.negatives)) if all(steps) else len(train)
     parts = {
         "train": _labelled(data, _some(train, wanted, config.seed), retriever, config.negatives, config, 1),
