@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from ranker.backbone import Backbone
 from ranker.engines import told
 from ranker.engines.bound import peft_folder
 from ranker.engines.protocol import LabelScores, Prompt, Spliced
+from ranker.fit import LINEAR_LAYERS
 from shared.errors import BadInput, Unavailable
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -65,7 +67,9 @@ class _Instance:
         self._one_at_a_time = threading.RLock()
         lora: dict[str, Any] = {}
         if config.adapters:
+            # Not the embeddings, which vLLM would adapt as well: its kernel counts soft places among their rows.
             lora = {"max_loras": config.adapters, "max_lora_rank": _slot(config.adapter_rank), "max_cpu_loras": LOADED}
+            lora["lora_target_modules"] = list(LINEAR_LAYERS)
         self.llm = LLM(
             model=str(_written(base, self.path / "model")),
             # The base stands on the CPU, which may know no bfloat16 where the GPU does.
@@ -285,7 +289,9 @@ def _beginnings(answers: Sequence[Sequence[int]]) -> list[tuple[int, ...]]:
 
 
 def _prepare_environment() -> None:
-    """What vLLM reads from the environment alone; whoever set it keeps what was set."""
+    """What vLLM reads from the environment alone; whoever set it keeps what was set. Raises BadInput without vLLM."""
+    if find_spec("vllm") is None:
+        raise BadInput("vLLM is not installed here. It has an environment of its own: make .venv-vllm")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")  # nothing is sent anywhere
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     # Left to itself vLLM keeps a core free of the model, which is half of a machine with two.

@@ -15,14 +15,22 @@ import pytest
 import torch
 
 from ranker import backbone
-from ranker.backbone import Backbone
+from ranker.backbone import SMOLLM2, VLLM, Backbone, Pool
 from ranker.blend import log_softmax
 from ranker.engines.local import LocalEngine
 from ranker.engines.protocol import Engine, Spliced
 from ranker.engines.soft import last_states
 from ranker.fit import adapter_weights, add_lora
-from shared.errors import BadInput
+from ranker.labels import LETTERS
+from ranker.prompt import PromptBuilder
+from ranker.registry import LoadedRanker, load
+from shared.candidate import Candidate
+from shared.errors import BadInput, Unavailable
+from shared.history import History
 from tests.ranker import tiny
+from tests.ranker.cllm4rec import made as cllm4rec
+from tests.ranker.collm import made as collm
+from tests.ranker.llara import made as llara
 
 pytestmark = [
     pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM has an environment of its own: make test-vllm"),
@@ -171,6 +179,14 @@ class TestAdapters:
         assert float(np.abs(found - bare).max()) > 0.5
         np.testing.assert_allclose(engine.label_logits(PROMPTS, LABELS).logits_BK, bare, atol=1e-3)
 
+    def test_an_adapter_hears_vectors_among_tokens(self, engine: Any, local: Backbone) -> None:
+        """vLLM's kernel for adapted embeddings fails on them, so the embeddings are left out."""
+        adapted, weights = lora(local, seed=5)
+        engine.load_adapter("soft@1", weights, alpha=12)
+        asked = [Spliced(PROMPTS[1], [7, 200], RNG.normal(size=(2, WIDTH)).astype(np.float32)), PROMPTS[0]]
+        found, expected = engine.label_logits(asked, LABELS, "soft@1"), LocalEngine(adapted).label_logits(asked, LABELS)
+        np.testing.assert_allclose(found.logits_BK, expected.logits_BK, atol=2e-3)
+
     def test_a_new_version_under_a_new_name_answers_nothing_stale(self, engine: Any, local: Backbone) -> None:
         """The prompt of 300 tokens is in the prefix cache under the old version."""
         (_, old), (adapted, new) = lora(local, seed=2), lora(local, seed=3)
@@ -218,3 +234,82 @@ class TestOtherReadings:
         expected = LocalEngine(local).label_logits(PROMPTS, LABELS)
         np.testing.assert_allclose(found.logits_BK, expected.logits_BK, atol=1e-3)
         assert np.isnan(found.mass_B).all()
+
+
+class TestRankers:
+    METHODS = ("llamarec", "collm", "llara", "cllm4rec")
+
+    @pytest.fixture(scope="class")
+    def artifacts(self, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+        tokenizer = tiny.bpe([*tiny.corpus(), *["Answer: Yes", "Answer: No"] * 20])
+        out = tmp_path_factory.mktemp("artifacts")
+        wide = tiny.save(out / "backbone", tokenizer, tiny.llama(len(tokenizer), hidden=WIDTH))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(backbone, "best_dtype", lambda device: torch.float32)
+            for name, made in zip(self.METHODS, (tiny, collm, llara, cllm4rec), strict=True):
+                made.trained(out / name, wide)
+        return {name: out / name for name in self.METHODS}
+
+    def scores(self, loaded: LoadedRanker) -> dict[int, float]:
+        """Of the language model alone, best first."""
+        loaded.self_test()
+        loaded.ranker.weight = 1.0  # type: ignore[attr-defined]
+        given = [Candidate(item, float(30 - item)) for item in range(11, 31)]
+        [ranking] = loaded.ranker.rank([History((3, 4, 5), "u1")], [given])
+        return {candidate.item: candidate.score for candidate in ranking.candidates}
+
+    def test_all_four_rank_over_one_vllm_as_they_do_over_the_local_engine(self, artifacts: dict[str, Path]) -> None:
+        pool = Pool(VLLM)
+        loaded = [load(folder, tiny.DATA.catalog, device=VLLM, pool=pool) for folder in artifacts.values()]
+        assert len(pool.engines) == 1
+        for one, folder in zip(loaded, artifacts.values(), strict=True):
+            expected = self.scores(load(folder, tiny.DATA.catalog, device="cpu"))
+            found = self.scores(one)
+            assert list(found) == list(expected)
+            assert found == pytest.approx(expected, abs=2e-3)
+
+    def test_a_ranker_alone_runs_merged(self, artifacts: dict[str, Path]) -> None:
+        alone = load(artifacts["llamarec"], tiny.DATA.catalog, device=VLLM)
+        assert not alone.ranker.engine.config.adapters  # type: ignore[attr-defined]
+        found = self.scores(alone)
+        alone.ranker.engine.close()  # type: ignore[attr-defined]
+        assert found == pytest.approx(
+            self.scores(load(artifacts["llamarec"], tiny.DATA.catalog, device="cpu")), abs=2e-3
+        )
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-3), (torch.bfloat16, 0.35)])
+def test_the_shipped_backbone_says_the_same_within_its_precision(dtype: torch.dtype, tolerance: float) -> None:
+    from ranker.engines.vllm_engine import VllmConfig, VllmEngine
+
+    exact = backbone.load(SMOLLM2, device="cpu", dtype=torch.float32)
+    builder = PromptBuilder(exact.tokenizer, tiny.catalog(64), "compact", max_history=10)
+    prompts = [builder.build(range(1 + n, 11 + n), range(20 + n, 40 + n)) for n in range(4)]
+    expected = LocalEngine(exact).label_logits(prompts, builder.labels).logits_BK
+    engine = VllmEngine(backbone.load(SMOLLM2, device="cpu", dtype=dtype), VllmConfig(eager=True))
+    found = engine.label_logits(prompts, builder.labels)
+    engine.close()
+    assert found.logits_BK.shape == (4, len(LETTERS))
+    for found_K, expected_K in zip(found.logits_BK, expected, strict=True):
+        np.testing.assert_allclose(log_softmax(found_K), log_softmax(expected_K), atol=tolerance)
+        apart_KK = expected_K[:, None] - expected_K[None, :] > 2 * tolerance
+        assert apart_KK.sum() > 20
+        assert (found_K[:, None] > found_K[None, :])[apart_KK].all()
+
+
+def test_in_a_process_of_its_own_whose_death_is_told(folder: Path, local: Backbone, monkeypatch: Any) -> None:
+    """As it serves."""
+    import psutil
+
+    from ranker.engines.vllm_engine import VllmConfig, VllmEngine
+
+    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    engine = VllmEngine(loaded(folder), VllmConfig(eager=True))
+    expected = LocalEngine(local).label_logits(PROMPTS, LABELS).logits_BK
+    np.testing.assert_allclose(engine.label_logits(PROMPTS, LABELS).logits_BK, expected, atol=1e-3)
+    for child in psutil.Process().children(recursive=True):
+        if "EngineCore" in " ".join(child.cmdline()) or child.name().startswith("VLLM"):
+            child.kill()
+    with pytest.raises(Unavailable, match="died"):
+        engine.label_logits(PROMPTS, LABELS)
+    engine.close()
