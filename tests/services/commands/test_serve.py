@@ -57,3 +57,28 @@ def test_the_gateways_own_secret_does_not_lock_it(
 ) -> None:
     monkeypatch.setenv("TANDEM_INTERNAL_SECRET", "s" * 32)
     assert serve("gateway", "0.0.0.0") == REFUSED
+
+
+@pytest.mark.parametrize("service", ["all", "retrieval", "ranking"])
+def test_without_folders_or_a_registry_nothing_starts(service: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["serve", service]) == REFUSED
+    assert "TANDEM_REGISTRY" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("service", COMMANDS)
+def test_a_registry_without_a_current_release_starts_nothing(
+    service: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["serve", service, "--registry", str(tmp_path)]) == REFUSED
+    assert "tandem release promote" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("service", ["all", "retrieval", "ranking"])
+def test_the_environment_names_the_registry_and_the_command_line_comes_first(
+    service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TANDEM_REGISTRY", str(tmp_path / "a"))
+    assert cli.main(["serve", service]) == REFUSED
+    assert cli.main(["serve", service, "--registry", str(tmp_path / "b")]) == REFUSED
+    told = capsys.readouterr().err.splitlines()
+    assert [str(tmp_path / name) in line for name, line in zip("ab", told, strict=True)] == [True, True]

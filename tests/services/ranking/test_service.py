@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 import pytest
@@ -14,7 +16,15 @@ from services.ranking.service import RankingService, Served
 from services.ranking.settings import RankingSettings
 from shared.candidate import Candidate, Ranking
 from shared.deadline import Deadline
-from shared.errors import BadAnswer, BadInput, CatalogMismatch, GoldenMismatch, UnknownRanker
+from shared.errors import (
+    BadAnswer,
+    BadArtifact,
+    BadInput,
+    CatalogMismatch,
+    GoldenMismatch,
+    Overloaded,
+    UnknownRanker,
+)
 from shared.history import History
 from shared.wire import EXPLAINED, ModelCard, RankRequest
 from tests import fakes
@@ -171,3 +181,84 @@ async def test_several_rankers_are_listed_with_their_default() -> None:
     service.close()
     assert [card.method for card in found.models] == ["llamarec", "collm"]
     assert found.default == "llamarec"
+
+
+def beside(batcher: Batcher, test: Callable[[], None]) -> RankingService:
+    card = ModelCard(name="llamarec@0000bbbb", method="llamarec", catalog="c")
+    return RankingService(CATALOG, {"llamarec": Served(fakes.FakeRanker(), card, test)}, batcher)
+
+
+async def test_a_self_test_beside_live_requests_runs_where_the_models_do() -> None:
+    batcher, threads = Batcher(max_queue=4, max_batch=8), []
+    service = beside(batcher, lambda: threads.append(threading.current_thread().name))
+    assert service.why_not_ready() is not None
+    await service.self_test_in_turn()
+    assert (threads, service.why_not_ready()) == (["ranking"], None)
+    service.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "raised"),
+    [(GoldenMismatch("off by 3"), GoldenMismatch), (RuntimeError("out of memory"), BadArtifact)],
+)
+async def test_a_self_test_that_fails_beside_live_requests_stops_no_worker(
+    fault: Exception, raised: type[BadArtifact]
+) -> None:
+    def fail() -> None:
+        raise fault
+
+    batcher = Batcher(max_queue=4, max_batch=8)
+    service, live = beside(batcher, fail), fakes.ranking_service(CATALOG, batcher=batcher)
+    with pytest.raises(raised):
+        await service.self_test_in_turn()
+    assert service.why_not_ready() is not None
+    assert (await live.rank(asked(), soon())).items
+    live.close()
+
+
+class Held(fakes.FakeRanker):
+    """Ranks once it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go = threading.Event()
+
+    def rank(self, histories: Sequence[History], candidates: Sequence[Sequence[Candidate]]) -> list[Ranking]:
+        assert self.go.wait(10)
+        return super().rank(histories, candidates)
+
+
+@pytest.fixture
+async def full() -> AsyncIterator[tuple[Held, Batcher]]:
+    """One request runs and one waits, as many as may."""
+    ranker, batcher = Held(), Batcher(max_queue=1, max_batch=1)
+    live = fakes.ranking_service(CATALOG, ranker, batcher=batcher)
+    asking = []
+    for waiting in (0, 1):
+        asking.append(asyncio.create_task(live.rank(asked(), Deadline.after_ms(60_000))))
+        await asyncio.sleep(0.05)
+        while batcher.waiting != waiting:  # noqa: ASYNC110  the worker has no event for it
+            await asyncio.sleep(0.01)
+    yield ranker, batcher
+    ranker.go.set()
+    await asyncio.gather(*asking)
+    live.close()
+
+
+async def test_a_self_test_waits_for_room_among_live_requests(full: tuple[Held, Batcher]) -> None:
+    ranker, batcher = full
+    done: list[bool] = []
+    testing = asyncio.create_task(beside(batcher, lambda: done.append(True)).self_test_in_turn())
+    await asyncio.sleep(0.05)
+    assert not testing.done()
+    ranker.go.set()
+    await testing
+    assert done == [True]
+
+
+async def test_a_self_test_that_never_finds_room_says_so(
+    full: tuple[Held, Batcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.ranking.service.TEST_WITHIN_MS", 24)
+    with pytest.raises(Overloaded, match="Ask again"):
+        await beside(full[1], lambda: None).self_test_in_turn()

@@ -172,3 +172,12 @@ def test_the_openapi_document_names_the_release_of_each_path(service: str) -> No
             for operation in methods.values():
                 [parameter] = [one for one in operation["parameters"] if one["name"] == "release"]
                 assert (parameter["in"], parameter["required"]) == ("path", True)
+
+
+async def test_what_a_loaded_release_does_is_counted() -> None:
+    async with client(retrieval_app()) as http:
+        await http.put("/releases/two")
+        await http.get("/releases/two/popular")
+        shown = (await http.get("/metrics")).text
+    assert 'tandem_retrieval_seconds_count{work="popular"} 1.0' in shown
+    assert 'route="/releases/{release}/popular"' in shown
