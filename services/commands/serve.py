@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import tyro
 
 from shared.errors import BadInput
 
 if TYPE_CHECKING:
+    from services.ranking.settings import RankingSettings
     from services.releases.settings import ReleaseSettings
 
 Settings = TypeVar("Settings", bound="ReleaseSettings")
+Engine = Literal["local", "vllm"] | None
 Folders = Annotated[tuple[Path, ...], tyro.conf.UseAppendAction]
 MAKE_KEYS = "Make keys with `tandem keys add` and name their file in TANDEM_API_KEYS_FILE"
 NO_RANKER = "a ranking service without a ranker ranks nothing: give --ranker at least once, or --registry"
@@ -38,6 +40,8 @@ class All:
     """Another language model than the one named in the ranker's manifest: a name or a folder."""
     device: str = "auto"
     """auto, cpu or cuda: where the language model runs."""
+    engine: Engine = None
+    """What runs it: local, or vllm where that is installed. Default: TANDEM_ENGINE."""
     host: str = "127.0.0.1"
     """The address to listen at; another one than the loopback needs API keys."""
     port: int = 8000
@@ -88,6 +92,8 @@ class Ranking:
     """Another language model than the one named in the ranker's manifest: a name or a folder."""
     device: str = "auto"
     """auto, cpu or cuda: where the language model runs."""
+    engine: Engine = None
+    """What runs it: local, or vllm where that is installed. Default: TANDEM_ENGINE."""
     host: str = "127.0.0.1"
     """The address to listen at; another one than the loopback needs TANDEM_INTERNAL_SECRET."""
     port: int = 8002
@@ -122,7 +128,7 @@ def _all(args: All) -> None:
     from services.releases.shelf import Catalogs
     from services.retrieval.settings import RetrievalSettings
 
-    settings, stages = read(GatewaySettings), _with(args.registry, read(RankingSettings))
+    settings, stages = read(GatewaySettings), _run_by(args.engine, _with(args.registry, read(RankingSettings)))
     require_closed(args.host, settings.api_keys_file is not None, settings.allow_open, MAKE_KEYS)
     logs.configure(settings.log_level)
     catalogs, metrics = Catalogs(), CollectorRegistry()
@@ -182,7 +188,7 @@ def _ranking(args: Ranking) -> None:
 
     if args.data and not args.ranker:
         raise BadInput(NO_RANKER)
-    settings = _with(args.registry, read(RankingSettings))
+    settings = _run_by(args.engine, _with(args.registry, read(RankingSettings)))
     require_closed(args.host, settings.internal_secret is not None, settings.allow_open, SIGN_CALLS)
     logs.configure(settings.log_level)
     metrics = CollectorRegistry()
@@ -199,3 +205,7 @@ def _current_data(registry: Path) -> Path:
 def _with(registry: Path | None, settings: Settings) -> Settings:
     """What the command line says comes before what the environment says."""
     return settings.model_copy(update={"registry": registry}) if registry else settings
+
+
+def _run_by(engine: Engine, settings: RankingSettings) -> RankingSettings:
+    return settings.model_copy(update={"engine": engine}) if engine else settings

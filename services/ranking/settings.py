@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
 from services.releases.settings import ReleaseSettings
@@ -15,4 +17,8 @@ class RankingSettings(ReleaseSettings):
     max_batch: int = Field(default=8, ge=1, description="Requests in one forward pass, at most.")
     default_ranker: RankerName | None = Field(
         default=None, description="For requests that name none; where unset, the first --ranker."
+    )
+    engine: Literal["local", "vllm"] = Field(
+        default="local",
+        description="What runs the language model: this process, or vLLM, which has an environment of its own.",
     )

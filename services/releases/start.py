@@ -45,7 +45,8 @@ def ranking(
     backbone: str | None,
     device: str,
 ) -> RankingReleases:
-    """Raises BadArtifact or UnknownRelease; BadInput for a backbone that cannot be had."""
+    """Raises BadArtifact or UnknownRelease; BadInput for a backbone that cannot be had, or vLLM that is not here."""
+    device = "vllm" if settings.engine == "vllm" else device
     batcher = loading.batcher(settings, metrics)
     build = None
     if settings.registry:
