@@ -49,8 +49,8 @@ class VllmConfig:
     adapters: int = 0
     """LoRA adapters that may run in one batch, of any number that are loaded; 0 leaves the LoRA kernels out."""
     adapter_rank: int = 16
-    eager: bool = False
-    """Without torch.compile: starts in seconds instead of a minute."""
+    eager: bool | None = None
+    """Without torch.compile. None: on a CPU, where compiling takes minutes, and not on a GPU."""
 
 
 class _Instance:
@@ -79,7 +79,7 @@ class _Instance:
             max_num_seqs=config.batch_prompts,
             kv_cache_memory_bytes=config.cache_bytes,
             enable_lora=bool(lora),
-            enforce_eager=config.eager,
+            enforce_eager=not torch.cuda.is_available() if config.eager is None else config.eager,
             trust_remote_code=False,
             **lora,
             **settings,

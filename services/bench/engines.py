@@ -178,7 +178,10 @@ def measure(args: argparse.Namespace, batch: int) -> dict[str, Any]:
     ids_BT = rng.integers(1000, 40000, (batch, args.tokens))
     off = float(np.abs(centred(run(ids_BT)) - centred(exact(ids_BT))).max())
     unit(ids_BT)
-    wall, cpu, units, unit_cpu = [], [], [], []
+    wall: list[float] = []
+    cpu: list[float] = []
+    units: list[float] = []
+    unit_cpu: list[float] = []
     for _ in range(args.rounds):
         ids_BT = rng.integers(1000, 40000, (batch, args.tokens))
         for function, seconds, busy in ((run, wall, cpu), (unit, units, unit_cpu)):
@@ -205,7 +208,8 @@ def measure(args: argparse.Namespace, batch: int) -> dict[str, Any]:
 
 def centred(logits_BK: np.ndarray) -> np.ndarray:
     """Logits mean what they differ by."""
-    return np.asarray(logits_BK, dtype=np.float64) - np.mean(logits_BK, axis=-1, keepdims=True)
+    whole_BK = np.asarray(logits_BK, dtype=np.float64)
+    return whole_BK - whole_BK.mean(axis=-1, keepdims=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
