@@ -12,7 +12,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -178,10 +178,12 @@ def _serve(pipe: Connection, settings: Settings, folder: Path) -> None:
 
 @contextmanager
 def counted() -> Iterator[list[int]]:
-    """Forward passes and tokens of every language model in this process, in transformers' forward."""
+    """Forward passes and tokens of every language model in this process, by whichever forward."""
     from transformers.models.llama.modeling_llama import LlamaModel
 
-    seen, whole = [0, 0], LlamaModel.forward
+    from ranker.engines.lean import LeanLlama
+
+    seen, whole, lean = [0, 0], LlamaModel.forward, LeanLlama.run
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         tokens = kwargs.get("inputs_embeds") if kwargs.get("input_ids") is None else kwargs["input_ids"]
@@ -190,11 +192,16 @@ def counted() -> Iterator[list[int]]:
         seen[1] += given.shape[0] * given.shape[1]
         return whole(self, *args, **kwargs)
 
-    LlamaModel.forward = forward
-    try:
+    def run(self: LeanLlama, x_ND: Any, segments: Any) -> Any:
+        seen[0] += 1
+        seen[1] += len(x_ND)
+        return lean(self, x_ND, segments)
+
+    with ExitStack() as undo:
+        undo.callback(setattr, LlamaModel, "forward", whole)
+        undo.callback(setattr, LeanLlama, "run", lean)
+        LlamaModel.forward, LeanLlama.run = forward, run  # type: ignore[method-assign]
         yield seen
-    finally:
-        LlamaModel.forward = whole
 
 
 def _together(settings: Settings) -> float:
