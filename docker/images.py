@@ -1,15 +1,16 @@
 """Builds the images without Docker and runs them: do the Dockerfiles give services that answer?
 
-    sudo .venv/bin/python docker/images.py gateway retrieval ranking --registry artifacts/registry
+    sudo .venv/bin/python docker/images.py train retrieval ranking gateway --demo artifacts/demo
 
 Each step of the Dockerfiles is done in a bare Debian (rootfs.py). Then each service starts as its own user, its root
-read-only, all in a network of their own, with the command of its Dockerfile; its HEALTHCHECK must succeed. With all
-three, the gateway must answer with a ranking.
+read-only, all in a network of their own, with the command of its Dockerfile; its HEALTHCHECK must succeed. With all of
+them, `train` publishes what the demo trained, and the gateway must answer with a ranking.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import secrets
@@ -25,7 +26,7 @@ from rootfs import Image
 
 Process = subprocess.Popen[bytes]
 HERE = Path(__file__).parent
-NAMES = ("retrieval", "ranking", "gateway")
+ONCE, SERVICES = "train", ("retrieval", "ranking", "gateway")
 """In the order in which they start."""
 USER = "10001:10001"
 HEALTHY_S = 300
@@ -44,43 +45,75 @@ def main() -> None:
     rootfs.in_own_namespace()
     work: Path = options.work
     work.mkdir(parents=True, exist_ok=True)
+    with (work / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _check(work, options)
+    print(f"{', '.join(options.images)}: built, ran and answered")
+
+
+def _check(work: Path, options: argparse.Namespace) -> None:
     images = {}
-    for name in (name for name in NAMES if name in options.images):
+    for name in (name for name in (ONCE, *SERVICES) if name in options.images):
         images[name] = rootfs.build(HERE / f"{name}.Dockerfile", work)
+    volume = _volume(work, options)
     settings = {"TANDEM_INTERNAL_SECRET": secrets.token_hex(32), "TANDEM_ALLOW_OPEN": "true"}
-    mounts = {"models": _volume(work, options.registry, options.cache)}
+    mounts = {"models": volume}
     if images.keys() == {"gateway"}:
         mounts["popular.json"] = _popular(work)
         settings["TANDEM_POPULARITY_FILE"] = "/popular.json"
-    with _network() as network, _running(images, network, mounts, settings) as processes:
+    with _network() as network:
+        if once := images.pop(ONCE, None):
+            _train(once, network, volume)
+        _try(images, network, mounts, settings)
+
+
+def _train(image: Image, network: list[str], volume: Path) -> None:
+    """With nothing to download from: what it trains on is there, and trained already."""
+    rootfs.freeze(image, {}, {"models": volume})
+    command = [*network, *rootfs.words(image, [*image.entrypoint, *image.command])]
+    if subprocess.run(command, check=False).returncode or not (volume / "current").exists():
+        sys.exit("train published nothing")
+
+
+def _try(images: dict[str, Image], network: list[str], mounts: dict[str, Path], settings: dict[str, str]) -> None:
+    with _running(images, network, mounts, settings) as processes:
         for name, image in images.items():
             _require_healthy(name, image, network, processes[name])
             _require_least_rights(name, image, network)
         if "gateway" in images:
-            _require_answer(images["gateway"], network, whole=len(images) == len(NAMES))
-    print(f"{', '.join(images)}: built, ran and answered")
+            _require_answer(images["gateway"], network, whole=len(images) == len(SERVICES))
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("images", nargs="+", choices=NAMES)
-    parser.add_argument("--registry", type=Path, required=True, help="what `tandem demo --registry DIR` makes")
+    parser.add_argument("images", nargs="+", choices=(ONCE, *SERVICES))
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("--demo", type=Path, help="what `tandem demo` has made, for `train` to publish")
+    given.add_argument("--registry", type=Path, help="what is published already")
     cache = Path(os.environ.get("TANDEM_CACHE") or Path.home() / ".cache" / "tandem")
     parser.add_argument("--cache", type=Path, default=cache, help="Tandem's cache with the language model, where it is")
     parser.add_argument("--work", type=Path, default=Path("/var/tmp/tandem-images"), help="5 GB; kept")  # noqa: S108
     return parser.parse_args()
 
 
-def _volume(work: Path, registry: Path, cache: Path) -> Path:
-    """What the one-shot `train` leaves at /models, owned by the user of the images."""
+def _volume(work: Path, options: argparse.Namespace) -> Path:
+    """What is at /models, owned by the user of the images."""
     volume = work / "models"
     rootfs.remove(volume)
-    subprocess.run(["cp", "--recursive", "--dereference", str(registry), str(volume)], check=True)
-    if (cache / "models").is_dir():
+    if options.registry:
+        _copy(options.registry, volume)
+    else:
+        volume.mkdir()
+        _copy(options.demo, volume / "demo")
+    if (options.cache / "models").is_dir():
         (volume / "cache").mkdir()
-        subprocess.run(["cp", "--recursive", str(cache / "models"), str(volume / "cache")], check=True)
+        _copy(options.cache / "models", volume / "cache" / "models")
     subprocess.run(["chown", "--recursive", USER, str(volume)], check=True)
     return volume
+
+
+def _copy(source: Path, target: Path) -> None:
+    subprocess.run(["cp", "--recursive", "--dereference", str(source), str(target)], check=True)
 
 
 def _popular(work: Path) -> Path:

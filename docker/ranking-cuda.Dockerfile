@@ -12,7 +12,7 @@ COPY pyproject.toml LICENSE ./
 # vLLM pins what it needs.
 # hadolint ignore=DL3013
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
-    touch README.md && pip --python /opt/tandem/bin/python install '.[ranking,vllm]'
+    touch README.md && pip --python /opt/tandem/bin/python install '.[ranking,fetch,vllm]'
 COPY shared shared
 COPY services services
 COPY retriever retriever

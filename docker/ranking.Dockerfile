@@ -1,5 +1,5 @@
 # The ranking service on a CPU: a language model by transformers.
-# About 1.5 GB: Debian 75, Python 35, packages 1357, of which torch for a CPU 757 (docker/packages.py sizes).
+# About 1.5 GB: Debian 75, Python 35, packages 1394, of which torch for a CPU 757 (docker/packages.py sizes).
 FROM debian:12.14-slim AS build
 # Debian keeps one version of a package, the one with its security fixes: a pinned one is gone tomorrow.
 # hadolint ignore=DL3008
@@ -15,7 +15,7 @@ WORKDIR /src
 # (docker build --secret id=pip,src=pip.conf) is read and left out of the image.
 COPY pyproject.toml LICENSE docker/constraints.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
-    touch README.md && pip --python /opt/tandem/bin/python install --constraint constraints.txt '.[ranking]'
+    touch README.md && pip --python /opt/tandem/bin/python install --constraint constraints.txt '.[ranking,fetch]'
 COPY shared shared
 COPY services services
 COPY retriever retriever

@@ -270,8 +270,8 @@ def enter(image: Image, command: Sequence[str], *, check: bool = False, **enviro
     return done.returncode
 
 
-def freeze(image: Image, mounts: Mapping[str, Path]) -> None:
-    """Read-only from here on, but for an empty /tmp; `mounts` by their place in it, read-only too."""
+def freeze(image: Image, mounts: Mapping[str, Path], writable: Mapping[str, Path] | None = None) -> None:
+    """Read-only from here on, but for an empty /tmp and what is `writable`; both by their place in it."""
     root = str(image.root)
     _run("mount", "--bind", root, root)
     for name in ("dev", "proc"):
@@ -279,6 +279,8 @@ def freeze(image: Image, mounts: Mapping[str, Path]) -> None:
     for name, source in mounts.items():
         _bind(source.resolve(), image.root / name)
         _run("mount", "--options", "remount,bind,ro", str(image.root / name))
+    for name, source in (writable or {}).items():
+        _bind(source.resolve(), image.root / name)
     _run("mount", "--options", "remount,bind,ro", root)
     _run("mount", "--types", "tmpfs", "--options", "mode=1777", "tmpfs", str(image.root / "tmp"))
 
