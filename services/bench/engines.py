@@ -36,7 +36,7 @@ def transformers(folder: str, precision: str, batch: int, tokens: int) -> Run:
 
     @torch.inference_mode()
     def run(ids_BT: np.ndarray) -> np.ndarray:
-        return forward(torch.from_numpy(ids_BT)).float().numpy()  # type: ignore[no-any-return]
+        return np.asarray(forward(torch.from_numpy(ids_BT)).float())
 
     return run
 
@@ -91,7 +91,7 @@ def openvino(folder: str, precision: str, batch: int, tokens: int) -> Run:
         "DYNAMIC_QUANTIZATION_GROUP_SIZE": 32 if precision == "int8" else 0,
     }
     compiled = ov.Core().compile_model(model, "CPU", hints)
-    return lambda ids_BT: compiled([ids_BT])[0]  # type: ignore[no-any-return]
+    return lambda ids_BT: np.asarray(compiled([ids_BT])[0])
 
 
 def onnxruntime(folder: str, precision: str, batch: int, tokens: int) -> Run:
@@ -102,7 +102,7 @@ def onnxruntime(folder: str, precision: str, batch: int, tokens: int) -> Run:
     path = Path(scratch) / "model.onnx"
     example = torch.zeros(batch, tokens, dtype=torch.long)
     with torch.inference_mode():
-        program = torch.onnx.export(label_model(folder, torch.float32), (example,), dynamo=True)
+        program: Any = torch.onnx.export(label_model(folder, torch.float32), (example,), dynamo=True)
     program.save(str(path), external_data=True)
     if precision == "int8":
         from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -115,7 +115,7 @@ def onnxruntime(folder: str, precision: str, batch: int, tokens: int) -> Run:
         options.add_session_config_entry("mlas.enable_gemm_fastmath_arm64_bfloat16", "1")
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return lambda ids_BT: session.run(None, {name: ids_BT})[0]  # type: ignore[no-any-return]
+    return lambda ids_BT: np.asarray(session.run(None, {name: ids_BT})[0])
 
 
 def ctranslate2(folder: str, precision: str, batch: int, tokens: int) -> Run:
@@ -209,7 +209,7 @@ def measure(args: argparse.Namespace, batch: int) -> dict[str, Any]:
 def centred(logits_BK: np.ndarray) -> np.ndarray:
     """Logits mean what they differ by."""
     whole_BK = np.asarray(logits_BK, dtype=np.float64)
-    return whole_BK - whole_BK.mean(axis=-1, keepdims=True)
+    return np.asarray(whole_BK - whole_BK.mean(axis=-1, keepdims=True))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
