@@ -44,9 +44,8 @@ def run(args: Stack) -> None:
     from services.stack.graph import parts
     from services.stack.supervisor import Supervisor
 
-    settings = _settings(args.env_file)
     ports = Ports(gateway=args.port, retrieval=args.retrieval_port, ranking=args.ranking_port, redis=args.redis_port)
-    chosen = parts(settings, args.registry, args.demo, ports)
+    chosen = parts(settings(args.env_file), args.registry, args.demo, ports)
     for option in ("port", "retrieval_port", "ranking_port", "redis_port"):
         _require_free(getattr(args, option), option.replace("_", "-"))
     print(f"Serving at http://{HOST}:{args.port} once all of it is ready. Ctrl-C stops it.", file=sys.stderr)
@@ -57,14 +56,13 @@ def run(args: Stack) -> None:
     asyncio.run(supervise())
 
 
-def _settings(file: Path) -> Mapping[str, str]:
-    """The file's, and over them the environment's, as docker compose has it."""
+def settings(file: Path) -> Mapping[str, str]:
+    """The file's, and over them the environment's, as docker compose has it. Raises BadInput."""
     from dotenv import dotenv_values
 
     if not file.is_file():
         raise BadInput(f"there is no {file}. docker/env.sh makes .env; --env-file names another one.")
-    told = {name: value for name, value in dotenv_values(file).items() if value is not None}
-    return {name: os.environ.get(name, value) for name, value in told.items()}
+    return {name: value for name, value in dotenv_values(file).items() if value is not None} | os.environ
 
 
 def _require_free(port: int, option: str) -> None:

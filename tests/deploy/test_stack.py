@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
-from services.commands.stack import Stack, run
+from services.commands.stack import Stack, run, settings
 from services.stack.graph import INHERITED, Ports, parts
 from services.stack.part import Part
 from shared.errors import BadInput
@@ -42,8 +42,7 @@ def env_file(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def graph(env_file: Path, tmp_path: Path) -> dict[str, Part]:
-    settings = dict(re.findall(r"^(\w+)=(.*)$", env_file.read_text(), re.MULTILINE))
-    return {part.name: part for part in parts(settings, tmp_path / "registry", tmp_path / "demo", Ports())}
+    return {part.name: part for part in parts(settings(env_file), tmp_path / "registry", tmp_path / "demo", Ports())}
 
 
 @pytest.mark.parametrize("name", ["retrieval", "ranking", "gateway"])
@@ -65,6 +64,15 @@ def test_an_unset_variable_stays_unset(tmp_path: Path) -> None:
     """An empty string is a value, and for most settings a wrong one."""
     made = {part.name: part for part in parts({}, tmp_path / "registry", tmp_path / "demo", Ports())}
     assert {name for name in made["ranking"].environment if name.startswith("TANDEM_")} <= {"TANDEM_CACHE"}
+
+
+def test_the_shell_comes_before_the_file(env_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TANDEM_LOG_LEVEL", "error")
+    monkeypatch.setenv("TANDEM_OTLP_ENDPOINT", "http://elsewhere:4318")
+    env_file.write_text(re.sub("TANDEM_OTLP_ENDPOINT=.*", "", env_file.read_text()))
+    told = settings(env_file)
+    assert (told["TANDEM_LOG_LEVEL"], told["TANDEM_OTLP_ENDPOINT"]) == ("error", "http://elsewhere:4318")
+    assert told["TANDEM_MAX_QUEUE"] == "64"
 
 
 def test_paths_of_the_images_are_paths_of_the_registry(tmp_path: Path) -> None:
