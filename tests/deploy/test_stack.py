@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from services.commands import demo
 from services.commands.stack import Stack, run, settings
 from services.stack.graph import INHERITED, Ports, parts
 from services.stack.part import Part
@@ -97,6 +98,13 @@ def test_a_taken_port_is_told(env_file: Path, tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(BadInput, match=rf"127.0.0.1:{port}: .* Give another --port"):
             run(Stack(env_file=env_file, port=port, registry=tmp_path / "registry"))
+
+
+def test_train_leaves_a_registry_alone_that_has_a_release(tmp_path: Path) -> None:
+    (tmp_path / "registry").mkdir()
+    (tmp_path / "registry" / "current").write_text("mine\n")
+    demo.run(demo.Demo(registry=tmp_path / "registry", home=tmp_path / "home"))
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["current", "registry"]
 
 
 # The real thing: MovieLens, a trained LRURec, the shipped adapter, a real Redis
