@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, routing
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -163,7 +162,9 @@ async def _on_invalid(request: Request, error: Exception) -> Response:
 def _allowed(request: Request) -> str:
     """Of all routes with this path; Starlette names the methods of the first one alone."""
     path = request.scope["path"]
-    routes = [one for one in iter_route_contexts(request.app.routes) if one.path_regex.match(path)]
+    # Before 0.137, which vLLM does not go beyond, FastAPI keeps routes flat and has no such function.
+    flat = getattr(routing, "iter_route_contexts", iter)(request.app.routes)
+    routes = [one for one in flat if getattr(one, "path_regex", None) and one.path_regex.match(path)]
     return ", ".join(sorted({method for one in routes for method in one.methods or ()}))
 
 
