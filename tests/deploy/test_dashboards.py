@@ -90,7 +90,7 @@ def selectors(expression: str) -> list[Any]:
 
 @cache
 def every_metric() -> dict[str, Metric]:
-    return documented("all", "gateway", "retrieval", "ranking")
+    return documented("all", "gateway", "retrieval", "ranking", "releases")
 
 
 def labels_of(name: str) -> frozenset[str] | None:
