@@ -83,13 +83,13 @@ def openvino(folder: str, precision: str, batch: int, tokens: int) -> Run:
         import nncf
 
         model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
-    hints = {
+    hints: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
         "INFERENCE_NUM_THREADS": threads(),
-        # Of activations, in groups of 32: without it int8 weights are unpacked before the product.
-        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 32 if precision == "int8" else 0,
     }
+    if precision == "int8":  # else int8 weights are unpacked before the product
+        hints["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = 32
     compiled = ov.Core().compile_model(model, "CPU", hints)
     return lambda ids_BT: np.asarray(compiled([ids_BT])[0])
 
