@@ -17,6 +17,7 @@ from shared.candidate import Candidate, Ranking
 from shared.errors import BadInput
 from shared.history import History
 from shared.progress import progress
+from shared.protocols import Reused
 
 CHUNK = 64
 
@@ -45,10 +46,20 @@ class Scorer(Protocol):
         ...
 
 
+class ServedScorer(Scorer, Protocol):
+    """What the queue asks beside."""
+
+    def tokens(self, history: History, items: Sequence[int]) -> int:
+        """That the language model reads for it, what may be cached included."""
+        ...
+
+    def reused(self) -> Reused: ...
+
+
 class BlendedRanker:
     """A Ranker out of a Scorer. weight 0 is the retriever's order, 1 the language model alone."""
 
-    def __init__(self, scorer: Scorer, weight: float) -> None:
+    def __init__(self, scorer: ServedScorer, weight: float) -> None:
         self.scorer, self.weight = scorer, weight
         self.max_candidates = scorer.max_candidates
 
@@ -62,6 +73,12 @@ class BlendedRanker:
             return [Ranking(())] * len(candidates)
         told = iter(self.scorer.score([h for h, _ in pairs], [[c.item for c in listed] for _, listed in pairs]))
         return [self._ranking(listed, next(told)) if listed else Ranking(()) for listed in candidates]
+
+    def tokens(self, history: History, candidates: Sequence[Candidate]) -> int:
+        return self.scorer.tokens(history, [candidate.item for candidate in candidates])
+
+    def reused(self) -> Reused:
+        return self.scorer.reused()
 
     def _ranking(self, listed: Sequence[Candidate], opinion: Opinion) -> Ranking:
         blended_C = blend(np.array([c.score for c in listed]), opinion.logits_C, self.weight)

@@ -25,7 +25,7 @@ from ranker.llamarec.rank import LlamaRecRanker
 from ranker.llamarec.train import prompt_builder
 from ranker.llara import rank as llara
 from ranker.llara.recipes import LLaRAConfig
-from ranker.opinion import BlendedRanker, Scorer, opinions
+from ranker.opinion import BlendedRanker, ServedScorer, opinions
 from ranker.restore import Adapted, Cut, adapted, config_of
 from shared.artifact import Manifest, open_artifact
 from shared.catalog import Catalog
@@ -143,7 +143,7 @@ METHODS: dict[str, Callable[[Source], LoadedRanker]] = {
 }
 
 
-def _blended(source: Source, scorer: Scorer) -> LoadedRanker:
+def _blended(source: Source, scorer: ServedScorer) -> LoadedRanker:
     ranker = BlendedRanker(scorer, source.manifest.extra["blend"])
     return LoadedRanker(source.manifest, ranker, lambda: golden.check(scorer, source.manifest, source.folder))
 

@@ -123,7 +123,15 @@ def by_name(rankers: Iterable[Served]) -> dict[RankerName, Served]:
 def batcher(settings: RankingSettings, registry: CollectorRegistry) -> Batcher:
     """Its worker thread runs from here on."""
     jobs = Jobs(registry)
-    queue = Batcher(settings.max_queue, settings.max_batch, jobs, jobs.ran)
+    queue = Batcher(
+        settings.max_queue,
+        settings.max_batch,
+        jobs,
+        jobs.ran,
+        max_queue_tokens=settings.max_queue_tokens,
+        max_batch_tokens=settings.max_batch_tokens,
+        hang_s=settings.engine_hang_s,
+    )
     jobs.watch(queue)
     return queue
 

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from shared.candidate import Candidate, Ranking
 from shared.history import History
+
+
+@dataclass(frozen=True, slots=True)
+class Reused:
+    """Since the start. tokens: of prompts, computed or taken from a cache. vectors: of users, out of a cache. bytes:
+    held now."""
+
+    tokens_computed: int = 0
+    tokens_reused: int = 0
+    vectors: int = 0
+    bytes: int = 0
 
 
 @runtime_checkable
@@ -47,3 +59,19 @@ class Ranker(Protocol):
         Raises BadInput for more than `max_candidates` candidates in one list.
         """
         ...
+
+
+@runtime_checkable
+class TellsTokens(Protocol):
+    """A ranker that knows beforehand how much it will have to read."""
+
+    def tokens(self, history: History, candidates: Sequence[Candidate]) -> int:
+        """Of the whole prompt, what may be cached included."""
+        ...
+
+
+@runtime_checkable
+class TellsReuse(Protocol):
+    """A ranker that counts what it did not compute anew."""
+
+    def reused(self) -> Reused: ...

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from shared.artifact import Manifest
 from shared.catalog import Catalog
 from shared.errors import BadArtifact
 from shared.history import History
+from shared.protocols import Reused, TellsReuse
 
 EMBEDDINGS, USERS = "embeddings.safetensors", "users.json"
 COUNTS = "popularity.safetensors"
@@ -80,6 +82,13 @@ class RecLLMScorer:
             logits_C = (rows_CD @ vector_D.to(table_ID.device)).double().cpu().numpy()
             answers.append(Opinion(logits_C, notes=() if self.knows(history) else (NEWCOMER,)))
         return answers
+
+    def tokens(self, history: History, items: Sequence[int]) -> int:
+        return len(self._prompt(history))
+
+    def reused(self) -> Reused:
+        told = self.engine.reused() if isinstance(self.engine, TellsReuse) else Reused()
+        return replace(told, vectors=self.vectors_reused)
 
     def _asked_of(self, engine: Engine, histories: Sequence[History]) -> np.ndarray:
         """Each vector is computed once, as long as it is among the VECTORS asked for last."""

@@ -24,6 +24,7 @@ from shared.artifact import Manifest
 from shared.catalog import Catalog
 from shared.errors import BadArtifact
 from shared.history import History
+from shared.protocols import Reused, TellsReuse
 
 USERS, MAPPING = "users.json", "mapping.safetensors"
 
@@ -48,6 +49,13 @@ class CoLLMScorer:
             return self._asked_of(self.engine, asked)
         told = self.model.logits(asked, hybrid=True)
         return [Opinion(yes_C.cpu().numpy().astype(np.float64), float(mass_C.mean())) for yes_C, mass_C in told]
+
+    def tokens(self, history: History, items: Sequence[int]) -> int:
+        prompts = self.model.prompts
+        return len(prompts.prefix(history.items)) + sum(len(prompts.branch(item)) for item in items)
+
+    def reused(self) -> Reused:
+        return self.engine.reused() if isinstance(self.engine, TellsReuse) else Reused()
 
     def _asked_of(self, engine: Engine, asked: Sequence[Asked]) -> list[Opinion]:
         base, (groups, fill) = self.model.base, self.model.groups(asked, hybrid=True)

@@ -23,6 +23,7 @@ from ranker.engines.protocol import LabelScores, Prompt
 from ranker.engines.whole import WholeLlama
 from ranker.fit import keep_memory
 from shared.errors import BadInput
+from shared.protocols import Reused
 
 BATCH_TOKENS = 8192
 """Tokens of one forward: enough to fill two cores or a GPU, small enough for any memory."""
@@ -68,6 +69,9 @@ class LocalEngine:
     @property
     def cached_bytes(self) -> int:
         return sum(prefixes.held for prefixes in self._prefixes.values())
+
+    def reused(self) -> Reused:
+        return Reused(self.reuse.computed, self.reuse.reused, bytes=self.cached_bytes)
 
     @torch.inference_mode()
     def label_logits(

@@ -13,6 +13,7 @@ from ranker.prompt import PromptBuilder, ranks_of
 from shared.candidate import Candidate, Ranking
 from shared.errors import BadInput
 from shared.history import History
+from shared.protocols import Reused, TellsReuse
 
 
 class LlamaRecRanker:
@@ -38,6 +39,12 @@ class LlamaRecRanker:
         for row, logits_K, mass in zip(asked, scores.logits_BK, scores.mass_B, strict=True):
             answers[row] = self._ranking(candidates[row], logits_K[: len(candidates[row])], float(mass))
         return answers
+
+    def tokens(self, history: History, candidates: Sequence[Candidate]) -> int:
+        return len(self.builder.build(history.items, [candidate.item for candidate in candidates]))
+
+    def reused(self) -> Reused:
+        return self.engine.reused() if isinstance(self.engine, TellsReuse) else Reused()
 
     def _ranking(self, listed: Sequence[Candidate], logits_C: np.ndarray, mass: float) -> Ranking:
         retrieval_C = np.array([c.score for c in listed])

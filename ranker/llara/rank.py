@@ -23,6 +23,7 @@ from shared.artifact import Manifest
 from shared.catalog import Catalog
 from shared.errors import BadArtifact, BadInput
 from shared.history import History
+from shared.protocols import Reused, TellsReuse
 
 PROJECTOR = "projector.safetensors"
 
@@ -46,6 +47,14 @@ class LLaRAScorer:
             return self._asked_of(self.engine, histories, items)
         told = self.model.opinions([h.items for h in histories], items, self.hybrid)
         return [Opinion(log_C.cpu().numpy().astype(np.float64), min(1.0, mass)) for log_C, mass in told]
+
+    def tokens(self, history: History, items: Sequence[int]) -> int:
+        prompts = self.model.prompts
+        answers = 0 if prompts.answer == "letter" else sum(len(prompts.titles[item]) for item in items)
+        return len(self.model.prompt(history.items, items, self.hybrid)) + answers
+
+    def reused(self) -> Reused:
+        return self.engine.reused() if isinstance(self.engine, TellsReuse) else Reused()
 
     def _asked_of(self, engine: Engine, histories: Sequence[History], items: Sequence[Sequence[int]]) -> list[Opinion]:
         told, base = self.model.prompts, self.model.base

@@ -17,6 +17,7 @@ from services.http.signature import by_signature
 from services.ranking.releases import RankingReleases
 from services.ranking.service import RankingService
 from services.ranking.settings import RankingSettings
+from services.ranking.watch import watched
 from services.releases import routes as release_routes
 from services.releases.routes import BOUND, Release
 from shared.wire import ModelList, RankAnswer, RankRequest
@@ -36,7 +37,8 @@ def create(settings: RankingSettings, serves: RankingService | RankingReleases, 
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with watched(releases.live.why_dead):
+            yield
         releases.close()
 
     return application(

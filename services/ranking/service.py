@@ -98,7 +98,11 @@ class RankingService:
     def why_not_ready(self) -> str | None:
         if not self._tested:
             return "the rankers have not reproduced their golden scores yet"
-        return None if self._batcher.alive else "the thread that owns the models has died"
+        return None if self._batcher.alive else self.why_dead() or "the ranking service is stopping"
+
+    def why_dead(self) -> str | None:
+        """What only a new process mends."""
+        return self._batcher.why_dead()
 
     async def rank(self, request: RankRequest, deadline: Deadline) -> RankAnswer:
         """Raises UnknownRanker, CatalogMismatch, BadInput, BadAnswer, and what Batcher.rank raises."""

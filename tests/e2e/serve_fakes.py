@@ -4,7 +4,7 @@ FAKE_ITEMS        how many the catalogue has
 FAKE_RANKER       the method that the ranking service serves
 FAKE_RANK_SECONDS what one batch takes
 FAKE_FAULT        a file that says what is wrong with the models at present: fewer, nothing, duplicates, unknown or seen
-                  (retrieval), nan or crash (ranking); no file: nothing is
+                  (retrieval), nan, crash, die or hang (ranking); no file: nothing is
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
@@ -68,6 +69,10 @@ class FaultyRanker(fakes.FakeRanker):
                 return [Ranking(tuple(Candidate(c.item, math.nan) for c in one.candidates)) for one in rankings]
             case "crash":
                 raise RuntimeError("out of memory")
+            case "die":
+                raise SystemExit
+            case "hang":
+                threading.Event().wait()
         return rankings
 
 

@@ -60,7 +60,7 @@ async def test_the_first_ranker_is_the_default() -> None:
     models = await service.models(Deadline.after_ms(1000))
     service.close()
     assert models.default == "collm"
-    assert service.why_not_ready() == "the thread that owns the models has died"
+    assert service.why_not_ready() == "the ranking service is stopping"
 
 
 async def test_the_environment_may_name_another_default() -> None:

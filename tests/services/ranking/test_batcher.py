@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -31,12 +33,15 @@ class GatedRanker(FakeRanker):
         self.gate = threading.Event()
         self.entered = threading.Event()
         self.seen: list[list[int]] = []
+        self.stall = 0.0
+        """Seconds before it chokes."""
 
     def rank(self, histories: Sequence[History], candidates: Sequence[Sequence[Candidate]]) -> list[Ranking]:
         self.entered.set()
         assert self.gate.wait(5)
         self.seen.append([history.items[0] for history in histories])
         if any(POISON in history.items for history in histories):
+            time.sleep(self.stall)
             raise RuntimeError("poisoned")
         return super().rank(histories, candidates)
 
@@ -59,9 +64,9 @@ class Bench:
 
 
 @contextmanager
-def bench(max_queue: int = 64, max_batch: int = 8) -> Iterator[Bench]:
+def bench(max_queue: int = 64, max_batch: int = 8, **bounds: Any) -> Iterator[Bench]:
     ends: Counter[str] = Counter()
-    one = Bench(Batcher(max_queue, max_batch, lambda outcome: ends.update([outcome])), ends)
+    one = Bench(Batcher(max_queue, max_batch, lambda outcome: ends.update([outcome]), **bounds), ends)
     try:
         yield one
     finally:
@@ -257,14 +262,14 @@ async def test_a_models_own_refusal_comes_through_as_it_is() -> None:
 
 async def test_times_tell_waiting_from_ranking() -> None:
     with bench() as one:
-        slow = FakeRanker(seconds=0.05)
+        slow = FakeRanker(seconds=0.5)
         first = one.ask(1, slow)
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(0.2)
         second = one.ask(2, slow)
         await first
         ranked = await second
-        assert 20 < ranked.queue_ms < 50
-        assert 50 <= ranked.rank_ms < 80
+        assert 10 < ranked.queue_ms < 490
+        assert 500 <= ranked.rank_ms < 900
 
 
 class FatalRanker(FakeRanker):
@@ -298,3 +303,75 @@ async def test_closing_finishes_what_runs_and_refuses_what_waits() -> None:
         await closing
         with pytest.raises(Unavailable):
             await one.ask(2)
+
+
+class LongRanker(GatedRanker):
+    """Item n stands for a prompt of n tokens."""
+
+    def tokens(self, history: History, candidates: Sequence[Candidate]) -> int:
+        return history.items[0]
+
+
+async def test_a_batch_is_no_longer_than_its_tokens_and_who_still_fits_comes_along() -> None:
+    with bench(max_batch_tokens=100) as one:
+        one.ranker = LongRanker()
+        first = await one.hold()
+        rest = [one.ask(60, ms=2000), one.ask(50, ms=3000), one.ask(40, ms=4000), one.ask(200, ms=9000)]
+        await asyncio.sleep(0.01)
+        one.ranker.gate.set()
+        await asyncio.gather(first, *rest)
+        assert one.ranker.seen == [[0], [60, 40], [50], [200]]
+
+
+async def test_a_queue_is_bounded_in_tokens_but_takes_any_request_alone() -> None:
+    with bench(max_queue_tokens=100) as one:
+        one.ranker = LongRanker()
+        await one.hold()
+        waiting = one.ask(500)
+        await asyncio.sleep(0.01)
+        assert one.batcher.waiting_tokens == 500
+        with pytest.raises(Overloaded, match="1 requests of 500 tokens wait"):
+            await one.ask(1)
+        one.ranker.gate.set()
+        await waiting
+
+
+async def test_what_is_done_after_its_deadline_is_not_served() -> None:
+    with bench() as one:
+        first = one.ask(0, ms=50)
+        await asyncio.sleep(0.1)
+        one.ranker.gate.set()
+        with pytest.raises(DeadlineExceeded, match="was done when no time was left"):
+            await first
+        assert one.ends == {"expired": 1}
+
+
+async def test_after_a_batch_that_failed_nothing_runs_that_is_late() -> None:
+    with bench() as one:
+        await one.hold()
+        rest = [one.ask(POISON), one.ask(1, FakeRanker()), one.ask(2, ms=300)]
+        await asyncio.sleep(0.01)
+        one.ranker.gate.set()
+        one.ranker.stall = 0.4
+        poisoned, other, late = await asyncio.gather(*rest, return_exceptions=True)
+        assert isinstance(poisoned, BadAnswer)
+        assert isinstance(other, Ranked)
+        assert isinstance(late, DeadlineExceeded)
+        assert [2] not in one.ranker.seen
+
+
+async def test_a_batch_that_hangs_is_dead_and_nobody_is_let_in_behind_it() -> None:
+    with bench(hang_s=0.2) as one:
+        await one.hold()
+        assert one.batcher.alive
+        await asyncio.sleep(0.3)
+        assert not one.batcher.alive
+        assert "0.2 s is what a batch may take" in (one.batcher.why_dead() or "")
+        with pytest.raises(Unavailable, match="no ranker: a batch has run for"):
+            await one.ask(1)
+
+
+async def test_closing_does_not_wait_for_what_hangs() -> None:
+    with bench(hang_s=0.1) as one:
+        await one.hold()
+        await asyncio.wait_for(asyncio.to_thread(one.batcher.close), 2)
