@@ -40,4 +40,4 @@ EXPOSE 8002
 HEALTHCHECK --interval=5s --timeout=3s --start-period=600s --retries=3 \
     CMD ["python3", "-c", "import urllib.request as u; u.urlopen('http://127.0.0.1:8002/readyz', timeout=2)"]
 ENTRYPOINT ["tandem"]
-CMD ["serve", "ranking", "--host", "0.0.0.0", "--registry", "/models", "--device", "cuda"]
+CMD ["serve", "ranking", "--host", "0.0.0.0", "--registry", "/models", "--device", "cuda", "--engine", "vllm"]
