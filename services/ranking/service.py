@@ -70,7 +70,8 @@ class RankingService:
         self._catalog = catalog
         self._rankers = rankers
         self._batcher = batcher
-        self._default: RankerName = default or next(iter(rankers), "retrieval")
+        first: RankerName = next(iter(rankers), "retrieval")
+        self._default = default or first
         self._tested = False
 
     def self_test(self) -> None:
