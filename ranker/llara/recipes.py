@@ -91,12 +91,12 @@ def demo() -> LLaRAConfig:
         lora_dropout=0.0,
         lora_first_layer=20,
         hard=0.5,
-        prompts=240,
+        prompts=1_600,
         batch=8,
         learning_rate=1e-3,
-        warmup=5,
-        validate_every=120,
-        validation_rows=40,
+        warmup=10,
+        validate_every=400,
+        validation_rows=80,
         precision="int8",
     )
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from services.commands import results_collm
 from shared.errors import BadInput
 
 METRICS = ("recall@5", "recall@10", "recall@20", "ndcg@5", "ndcg@10", "mrr@10")
@@ -38,7 +39,8 @@ PAPERS: dict[str, dict[str, tuple[float | None, ...]]] = {
 }
 """Published rows (LlamaRec, table 2; ULMRec), in METRICS' order, by the name of the dataset's folder. The paper's
 "ML-100k" is ml-latest-small; its LRURec row there averages unequal batches, per user R@10 is .1344 and R@5 .0721."""
-ORDER = ("ml-100k", *PAPERS)
+ORDER = ("ml-100k", *PAPERS, results_collm.FOLDER)
+RANKERS = {"llamarec": "LlamaRec", "collm": "CoLLM", "tallrec": "TALLRec", "llara": "LLaRA", "cllm4rec": "RecLLM"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +67,8 @@ def page(source: Path) -> str:
         (folder for folder in source.iterdir() if any(folder.glob("*.json"))),
         key=lambda folder: (ORDER.index(folder.name) if folder.name in ORDER else len(ORDER), folder.name),
     )
-    return HEAD + "".join(_dataset(folder) for folder in folders)
+    sections = {results_collm.FOLDER: results_collm.section}
+    return HEAD + "".join(sections.get(folder.name, _dataset)(folder) for folder in folders)
 
 
 HEAD = """# Results
@@ -94,7 +97,8 @@ def _dataset(folder: Path) -> str:
         text.append(_row(f"{name} (paper)", [*(f"{v:.4f}" if v is not None else "" for v in values), "", ""]))
     for name in ("popularity", *sorted({n for m in made.values() for n in m["rows"]} - KNOWN)):
         text += [_numbers(name, name, m) for m in made.values() if name in m["rows"]][:1]
-    for report in made.values():
+    retrievers = {report["retriever"]["name"]: report for report in made.values()}
+    for report in retrievers.values():
         text.append(_numbers(f"**LRURec**, seed {report['retriever']['seed']}", "lrurec", report))
     if len(seeds := {m["retriever"]["seed"]: m["rows"]["lrurec"] for m in made.values()}) > 1:
         mean = {metric: sum(row[metric] for row in seeds.values()) / len(seeds) for metric in METRICS}
@@ -103,67 +107,94 @@ def _dataset(folder: Path) -> str:
     for report in made.values():
         text += _ranker_rows(report)
     text.append("")
-    for report in made.values():
+    for report in retrievers.values():
         text.append(_notes(report))
+    for report in made.values():
+        text += _opinion(report) if "ranker" in report else []
     return "\n".join(text)
 
 
-KNOWN = {"popularity", "lrurec", "llamarec alone", "llamarec blend"}
+KNOWN = {"popularity", "lrurec", *(f"{method} {kind}" for method in RANKERS for kind in ("alone", "blend"))}
 
 
 def _ranker_rows(report: Mapping[str, Any]) -> Iterable[str]:
     if "ranker" not in report:
         return []
-    size = f"{report['ranker']['config']['backbone']}, {report['ranker']['config']['layers'] or 'all'} layers"
+    config, method = report["ranker"]["config"], _method(report)
+    name = f"{RANKERS[method]}, {config['backbone']}, {config['layers'] or 'all'} layers"
     return [
-        _numbers(f"LlamaRec, {size}, alone", "llamarec alone", report),
-        _numbers(f"**LlamaRec, {size}, blended** (w {report['ranker']['blend']:.2f})", "llamarec blend", report),
+        _numbers(f"{name}, alone", f"{method} alone", report),
+        _numbers(f"**{name}, blended** (w {report['ranker']['blend']:.2f})", f"{method} blend", report),
     ]
+
+
+def _method(report: Mapping[str, Any]) -> str:
+    return str(report["ranker"]["name"].partition("@")[0])
 
 
 def _notes(report: Mapping[str, Any]) -> str:
     hardware = report["hardware"]
     trained = report["retriever"]["metrics"]
-    lines = [
+    return (
         f"`{report['retriever']['name']}`: {trained['steps']:,} steps, best at {trained['best_step']:,}, "
         f"{trained['train_seconds']:,.0f} s of training; evaluated in {report['wall_seconds']:.0f} s on "
         f"{hardware['cores']} cores ({hardware['cpu']}{', ' + hardware['gpu'] if hardware['gpu'] else ', no GPU'}). "
         f"Whole history excluded: Recall@10 {report['rows_history_excluded']['lrurec']['recall@10']:.4f}, "
         f"NDCG@10 {report['rows_history_excluded']['lrurec']['ndcg@10']:.4f}.\n"
-    ]
-    if "ranker" in report:
-        lines += _opinion(report)
-    return "\n".join(lines)
+    )
 
 
 def _opinion(report: Mapping[str, Any]) -> list[str]:
-    ranker, trained = report["ranker"], report["ranker"]["metrics"]
+    ranker, trained, method = report["ranker"], report["ranker"]["metrics"], _method(report)
+    told = f"{trained['prompts']:,} prompts seen, " if "prompts" in trained else ""
     lines = [
-        f"`{ranker['name']}`: {trained['prompts']:,} prompts seen, {trained['train_seconds']:,.0f} s of training; "
+        f"`{ranker['name']}`: {told}{trained['train_seconds']:,.0f} s of training; "
         f"label mass {ranker['label_mass']:.3f}, entropy {ranker['entropy']:.2f} nats. "
         "Against LRURec on the same users:\n",
         _row("", ["NDCG@10", "95 %", "p", "Recall@10", "95 %", "p"]),
         _row("---", ["---"] * 6),
     ]
-    for name in ("llamarec alone", "llamarec blend"):
+    for name in (f"{method} alone", f"{method} blend"):
         cells = []
         for metric in ("ndcg@10", "recall@10"):
             d = report["against_retriever"][name][metric]
             cells += [f"{d['mean']:+.4f}", f"{d['low']:+.4f} to {d['high']:+.4f}", f"{d['p_value']:.3f}"]
         lines.append(_row(name, cells))
-    lines += [
+    lines.append(
         f"\nOn the {report['users_where_retrieved']:,} users whose item was among the 20, NDCG@10: "
         + ", ".join(f"{name} {row['ndcg@10']:.4f}" for name, row in report["rows_where_retrieved"].items())
-        + ". The curve, NDCG@10 of the language model alone on validation users against prompts seen: "
-        + ", ".join(f"{ndcg:.4f} ({prompts:,})" for prompts, ndcg, _ in trained["curve"])
-        + ".\n",
-        _row("candidates listed", ["Kendall tau", "NDCG@10 alone", "first listed on top"]),
-        _row("---", ["---"] * 3),
-    ]
-    for o in report["order_sensitivity"]:
-        cells = [f"{o['kendall_tau']:.3f}", f"{o['ndcg']:.4f}", f"{o['first_label_share']:.3f}"]
-        lines.append(_row(f"{o['name']} order", cells))
-    return [*lines, ""]
+        + "."
+        + _curve(trained)
+        + "\n"
+    )
+    if "order_sensitivity" in report:
+        lines += [
+            _row("candidates listed", ["Kendall tau", "NDCG@10 alone", "first listed on top"]),
+            _row("---", ["---"] * 3),
+        ]
+        for o in report["order_sensitivity"]:
+            cells = [f"{o['kendall_tau']:.3f}", f"{o['ndcg']:.4f}", f"{o['first_label_share']:.3f}"]
+            lines.append(_row(f"{o['name']} order", cells))
+        lines.append("")
+    return lines
+
+
+def _curve(trained: Mapping[str, Any]) -> str:
+    """What was validated while it trained, against prompts."""
+    stages = trained.get("steps", trained.get("stages"))
+    if isinstance(stages, Mapping):
+        curves = {f"stage {name}": stage["curve"] for name, stage in stages.items()}
+    elif "valid_ndcg@10" in trained:
+        curves = {"NDCG@10 of the language model alone": trained["curve"]}
+    else:
+        curves = {"HitRatio@1": trained["curve"]}
+    told = (
+        f" Validation against prompts seen, {name}: "
+        + ", ".join(f"{score:.4f} ({prompts:,})" for prompts, score, _ in curve)
+        + "."
+        for name, curve in curves.items()
+    )
+    return "".join(told)
 
 
 def _row(name: str, cells: Sequence[str]) -> str:

@@ -1,0 +1,67 @@
+"""The results page's section on CoLLM's pairs: AUC and UAUC beside the paper's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+FOLDER = "collm-ml-1m"
+PAPER = {
+    "mf": (0.6482, 0.6361),
+    "lightgcn": (0.5959, 0.6499),
+    "sasrec": (0.7078, 0.6884),
+    "din": (0.7166, 0.6459),
+    "tallrec": (0.7097, 0.6818),
+    "collm-mf": (0.7295, 0.6875),
+    "collm-lightgcn": (0.7100, 0.6967),
+    "collm-sasrec": (0.7235, 0.6990),
+    "collm-din": (0.7353, 0.6923),
+}
+"""AUC and UAUC over all test pairs (CoLLM, table 2)."""
+NAMES = {"mf": "MF", "lightgcn": "LightGCN", "sasrec": "SASRec", "din": "DIN", "tallrec": "TALLRec"}
+PARTS = ("all", "warm", "cold")
+
+
+def section(folder: Path) -> str:
+    """Of the files of `tandem evaluate --protocol collm --json`."""
+    made = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    found: dict[str, Mapping[str, Any]] = {}
+    for report in made:
+        found |= _named(report)
+    lines = [
+        f"\n## {FOLDER}\n",
+        f"{made[0]['pairs']:,} test pairs, CoLLM's own split; AUC / UAUC. Validation AUC chose the weight decay "
+        "of the small recommenders.\n",
+        "| model | all | warm | cold | paper, all |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name, published in PAPER.items():
+        cells = [_cell(found[name], part) for part in PARTS] if name in found else ["", "", ""]
+        lines.append(f"| {_title(name)} | " + " | ".join(cells) + f" | {published[0]:.4f} / {published[1]:.4f} |")
+    lines.append("")
+    for report in made:
+        for name, one in report.get("fitted", {}).items():
+            lines.append(
+                f"{_title(name)}: width {one['width']}, weight decay {one['weight_decay']:g}, validation AUC "
+                f"{one['valid_auc']:.4f}, seed {report['seed']}.\n"
+            )
+    return "\n".join(lines)
+
+
+def _named(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    if "ranker" not in report:
+        return dict(report["rows"])
+    if "hybrid" not in report["rows"]:
+        return {"tallrec": report["rows"]["text only"]}
+    return {f"collm-{report['ranker']['config']['behaviour']}": report["rows"]["hybrid"]}
+
+
+def _title(name: str) -> str:
+    method, _, behaviour = name.partition("-")
+    return f"CoLLM-{NAMES[behaviour]}" if behaviour else NAMES[method]
+
+
+def _cell(row: Mapping[str, Any], part: str) -> str:
+    return f"{row[part]['auc']:.4f} / {row[part]['uauc']:.4f}" if part in row else ""
