@@ -47,7 +47,9 @@ class Health:
     def answered(self, answer: RecommendAnswer) -> None:
         reasons = answer.degradation
         fault = bool(reasons) and not FAULTS.isdisjoint(reasons)
-        self._add(_Seen(self._clock(), fault, "low_confidence" in reasons, answer.timing_ms.total))
+        # All releases wait in one queue before the language model: a slow one makes the others wait, not slow.
+        ms = max(0.0, answer.timing_ms.total - answer.timing_ms.queue)
+        self._add(_Seen(self._clock(), fault, "low_confidence" in reasons, ms))
 
     def failed(self) -> None:
         """No answer at all."""

@@ -112,28 +112,39 @@ class Rollout:
         return state.canary(canary, self.clock())
 
     async def _decide(self, step: Step, stack: Stack | None = None, urgent: bool = False) -> None:
-        async with self._lock:
-            for _ in range(TRIES):
-                new = step(self.decided)
-                if new == self.decided:
+        for turn in range(TRIES):
+            try:
+                if await self._decided(step, stack, urgent):
                     return
-                raw: bytes | None = new.model_dump_json().encode()
-                try:
-                    written = await self.store.swap(self._raw, raw or b"")
-                    unsaved = False
-                except Unavailable:
-                    if not urgent:
-                        raise
-                    written, unsaved, raw = True, True, self._raw
-                if written:
-                    if stack is not None:
-                        self._stacks[stack.release] = stack
-                    self.unsaved = unsaved
-                    self._heed(new, raw)
-                    self._tell(new)
-                    return
-                await self._read()
+            except Unavailable:
+                # Redis may be busy for a moment, and the release has taken minutes to load.
+                if turn + 1 == TRIES:
+                    raise
+                await asyncio.sleep(POLL_S)
         raise Unavailable("other gateways are changing the rollout; look at GET /admin/models and try again")
+
+    async def _decided(self, step: Step, stack: Stack | None, urgent: bool) -> bool:
+        """False where another gateway has decided something meanwhile, which is read by then."""
+        async with self._lock:
+            new = step(self.decided)
+            if new == self.decided:
+                return True
+            raw: bytes | None = new.model_dump_json().encode()
+            unsaved = False
+            try:
+                if not await self.store.swap(self._raw, raw or b""):
+                    await self._read()
+                    return False
+            except Unavailable:
+                if not urgent:
+                    raise
+                unsaved, raw = True, self._raw
+            if stack is not None:
+                self._stacks[stack.release] = stack
+            self.unsaved = unsaved
+            self._heed(new, raw)
+            self._tell(new)
+            return True
 
     def _tell(self, new: Decided) -> None:
         change = new.history[-1]
