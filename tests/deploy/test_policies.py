@@ -345,6 +345,15 @@ def test_there_is_nothing_to_reindex_before_the_first_training(job: Path) -> Non
     assert not [line for line in lines if line.startswith(("train blend", "release"))]
 
 
+def test_a_release_is_promoted_by_a_job_too(job: Path) -> None:
+    from tests.deploy.test_kubernetes import parse
+
+    status, lines = said(job, "promote", "3f9c02d1a7be")
+    assert status == 0
+    assert lines == ["release promote --registry /models/registry 3f9c02d1a7be"]
+    parse(lines[0].split())
+
+
 def test_every_line_of_a_job_is_a_command_that_tandem_has(job: Path) -> None:
     from tests.deploy.test_kubernetes import parse
 

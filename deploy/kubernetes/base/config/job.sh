@@ -1,4 +1,5 @@
 # job.sh train|reindex ARGUMENTS OF `tandem data prepare`: from the source's tables to a published release.
+# job.sh promote RELEASE: what new replicas begin with.
 #
 # train: both stages. reindex: the retriever, its index and the blend, with the language model of the last training.
 # A run's folder is named by its Job, so that another try at it goes on where the last one was cut off.
@@ -7,6 +8,10 @@ what=$1
 shift
 run=/work/$JOB_NAME
 registry=/models/registry
+
+if [ "$what" = promote ]; then
+  exec tandem release promote --registry "$registry" "$1"
+fi
 
 made() { [ -f "$run/$1/manifest.json" ]; }
 
