@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from shared.wire import Degradation, RecommendAnswer
@@ -19,15 +19,20 @@ FAULTS: frozenset[Degradation] = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """ms: of the answers without a fault, the shortest first."""
+    """Milliseconds of the answers without a fault, the shortest first: the whole but the wait in the ranker's queue,
+    which all releases share, and the two parts that are the release's own."""
 
     answers: int = 0
     faults: int = 0
     unsure: int = 0
     ms: tuple[float, ...] = ()
+    retrieval_ms: tuple[float, ...] = ()
+    rank_ms: tuple[float, ...] = ()
 
-    def took_ms(self, quantile: float) -> float | None:
-        return self.ms[int(quantile * (len(self.ms) - 1))] if self.ms else None
+
+def quantile(ms: Sequence[float], share: float) -> float:
+    """Of what is sorted; 0 of nothing."""
+    return ms[int(share * (len(ms) - 1))] if ms else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,10 @@ class _Seen:
     at: float
     fault: bool
     unsure: bool
-    ms: float
+    ms: float = 0.0
+    retrieval_ms: float = 0.0
+    rank_ms: float = 0.0
+    """0 where the language model had no part in it."""
 
 
 class Health:
@@ -47,13 +55,13 @@ class Health:
     def answered(self, answer: RecommendAnswer) -> None:
         reasons = answer.degradation
         fault = bool(reasons) and not FAULTS.isdisjoint(reasons)
-        # All releases wait in one queue before the language model: a slow one makes the others wait, not slow.
-        ms = max(0.0, answer.timing_ms.total - answer.timing_ms.queue)
-        self._add(_Seen(self._clock(), fault, "low_confidence" in reasons, ms))
+        took = answer.timing_ms
+        ms = max(0.0, took.total - took.queue)
+        self._add(_Seen(self._clock(), fault, "low_confidence" in reasons, ms, took.retrieval, took.rank))
 
     def failed(self) -> None:
         """No answer at all."""
-        self._add(_Seen(self._clock(), True, False, 0.0))
+        self._add(_Seen(self._clock(), True, False))
 
     def clear(self) -> None:
         """What was seen of it in another role says nothing about this one."""
@@ -70,10 +78,13 @@ class Health:
             self._seen.popleft()
             self._numbers = None
         if self._numbers is None:
+            whole = [one for one in self._seen if not one.fault]
             self._numbers = Numbers(
                 answers=len(self._seen),
                 faults=sum(one.fault for one in self._seen),
                 unsure=sum(one.unsure for one in self._seen),
-                ms=tuple(sorted(one.ms for one in self._seen if not one.fault)),
+                ms=tuple(sorted(one.ms for one in whole)),
+                retrieval_ms=tuple(sorted(one.retrieval_ms for one in whole)),
+                rank_ms=tuple(sorted(one.rank_ms for one in whole if one.rank_ms)),
             )
         return self._numbers

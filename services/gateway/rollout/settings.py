@@ -48,8 +48,8 @@ class RolloutSettings(HttpSettings):
     rollout_max_slowdown: float = Field(
         default=DEFAULTS.slowdown,
         ge=1,
-        description="How many times as long as beside it the median and the 95th percentile of its time to an answer "
-        "may be.",
+        description="How many times as long as beside it the median and the 95th percentile of its retrieval and "
+        "ranking may take.",
     )
 
     def limits(self) -> Limits:

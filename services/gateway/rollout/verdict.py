@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
 from typing import Literal
 
-from services.gateway.rollout.health import Numbers
+from services.gateway.rollout.health import Numbers, quantile
 
 Cause = Literal["faults", "low_confidence", "latency"]
 Z = 3.29
@@ -17,7 +18,9 @@ BLIND = 0.5
 QUANTILES = (0.5, 0.95)
 """The median too: on a busy machine the tail of both is long, and hides what happens to everybody."""
 SLACK_MS = 5.0
-"""Of answers that take a few milliseconds, nobody feels a multiple."""
+SLACK_SHARE = 0.25
+"""Nobody feels a multiple of a few milliseconds, nor of a small part of the whole: so many more are allowed, and this
+share of what both parts take."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,8 +44,9 @@ def verdict(new: Numbers, old: Numbers, limits: Limits) -> Verdict | None:
     """None where nothing is proven against the new one.
 
     A share is higher when the lower end of its Wilson interval is above the upper end of the other's, and the limit
-    between them: few answers prove only what is blatant. The 95th percentile is so many times as long when, by the same
-    interval, more than 5 % of the new one's answers took so many times the old one's; the median likewise.
+    between them: few answers prove only what is blatant. The 95th percentile of a part's time is so many times as long
+    when, by the same interval, more than 5 % of the new one's answers took so many times the old one's; the median
+    likewise.
     """
     if new.answers < limits.answers:
         return None
@@ -50,21 +54,31 @@ def verdict(new: Numbers, old: Numbers, limits: Limits) -> Verdict | None:
         return Verdict("faults", f"{_share(new.faults, new)} had a fault, {_share(old.faults, old)} beside it")
     if _is_higher(new.unsure, new, old.unsure, old, limits.low_confidence, limits.answers):
         return Verdict("low_confidence", f"{_share(new.unsure, new)} were unsure, {_share(old.unsure, old)} beside it")
-    return next((found for quantile in QUANTILES if (found := _slower(new, old, quantile, limits))), None)
+    usual_ms = quantile(old.retrieval_ms, 0.5) + quantile(old.rank_ms, 0.5)
+    slack_ms = SLACK_MS + SLACK_SHARE * usual_ms
+    for part, of_new, of_old in (
+        ("retrieval", new.retrieval_ms, old.retrieval_ms),
+        ("the ranker", new.rank_ms, old.rank_ms),
+    ):
+        for share in QUANTILES:
+            if found := _slower(part, of_new, of_old, share, slack_ms, limits):
+                return found
+    return None
 
 
-def _slower(new: Numbers, old: Numbers, quantile: float, limits: Limits) -> Verdict | None:
-    usual_ms = old.took_ms(quantile)
-    if usual_ms is None or min(len(old.ms), len(new.ms)) < limits.answers:
+def _slower(
+    part: str, new: Sequence[float], old: Sequence[float], share: float, slack_ms: float, limits: Limits
+) -> Verdict | None:
+    if min(len(old), len(new)) < limits.answers:
         return None
-    bound_ms = usual_ms * limits.slowdown + SLACK_MS
-    late = len(new.ms) - bisect_right(new.ms, bound_ms)
-    if wilson(late, len(new.ms))[0] <= 1 - quantile:
+    bound_ms = quantile(old, share) * limits.slowdown + slack_ms
+    late = len(new) - bisect_right(new, bound_ms)
+    if wilson(late, len(new))[0] <= 1 - share:
         return None
     return Verdict(
         "latency",
-        f"{late} of {len(new.ms)} answers took longer than {bound_ms:.0f} ms, "
-        f"{limits.slowdown:g} times the {quantile:.0%} quantile beside it",
+        f"{part} took longer than {bound_ms:.0f} ms for {late} of {len(new)} answers, "
+        f"{limits.slowdown:g} times the {share:.0%} quantile beside it",
     )
 
 

@@ -19,7 +19,9 @@ times = st.lists(st.floats(0.1, 10_000), max_size=200).map(sorted).map(tuple)
 def numbers(draw: st.DrawFn, most: int = 1_000) -> Numbers:
     answers = draw(st.integers(0, most))
     ms = draw(times)[:answers]
-    return Numbers(answers, draw(st.integers(0, answers - len(ms))), draw(st.integers(0, answers)), ms)
+    ranked = draw(times)[: len(ms)]
+    faults, unsure = draw(st.integers(0, answers - len(ms))), draw(st.integers(0, answers))
+    return Numbers(answers, faults, unsure, ms, ms, ranked)
 
 
 def cause(new: Numbers, old: Numbers) -> str | None:
@@ -28,7 +30,8 @@ def cause(new: Numbers, old: Numbers) -> str | None:
 
 
 def good(answers: int, ms: float = 100.0) -> Numbers:
-    return Numbers(answers, 0, 0, (ms,) * answers)
+    """Each took so long in the ranker, and a millisecond in retrieval."""
+    return Numbers(answers, 0, 0, (ms + 1,) * answers, (1.0,) * answers, (ms,) * answers)
 
 
 @given(numbers())
@@ -46,7 +49,7 @@ def test_a_release_whose_every_answer_fails_goes(old: Numbers, answers: int) -> 
     assert cause(Numbers(answers, answers), old) == "faults"
 
 
-@given(st.integers(1, 1_000), st.integers(20, 1_000), st.floats(3, 1_000))
+@given(st.integers(1, 1_000), st.integers(20, 1_000), st.floats(5, 1_000))
 def test_five_times_slower_goes_once_there_are_enough(new: int, old: int, ms: float) -> None:
     found = cause(good(new, 5 * ms), good(old, ms))
     assert found == ("latency" if new >= LIMITS.answers else None)
@@ -60,7 +63,8 @@ def test_more_faults_never_make_it_better(answers: int, well: int, beside: int, 
 
 @given(numbers(), numbers(), st.floats(1, 1_000))
 def test_a_slower_live_release_never_makes_the_canary_worse(new: Numbers, old: Numbers, factor: float) -> None:
-    slower = Numbers(old.answers, old.faults, old.unsure, tuple(ms * factor for ms in old.ms))
+    parts = [tuple(ms * factor for ms in part) for part in (old.ms, old.retrieval_ms, old.rank_ms)]
+    slower = Numbers(old.answers, old.faults, old.unsure, *parts)
     assert cause(new, old) is not None or cause(new, slower) is None
 
 
@@ -72,7 +76,7 @@ def test_chance_alone_takes_nothing_back(seed: int) -> None:
     def drawn(answers: int) -> Numbers:
         faults = sum(chance.random() < 0.05 for _ in range(answers))
         ms = sorted(chance.lognormvariate(4, 0.5) for _ in range(answers - faults))
-        return Numbers(answers, faults, faults, tuple(ms))
+        return Numbers(answers, faults, faults, tuple(ms), tuple(ms), tuple(ms))
 
     looks = [verdict(drawn(chance.randint(20, 200)), drawn(200), LIMITS) for _ in range(1_000)]
     assert sum(found is not None for found in looks) <= 1
@@ -95,6 +99,13 @@ def test_without_anything_to_compare_with_only_the_blatant_goes() -> None:
 
 def test_of_answers_that_take_milliseconds_nobody_feels_a_multiple() -> None:
     assert cause(good(100, 5.0), good(100, 1.0)) is None
+
+
+def test_a_slow_part_that_is_small_beside_the_other_is_nothing() -> None:
+    old = Numbers(100, 0, 0, (201.0,) * 100, (1.0,) * 100, (200.0,) * 100)
+    small = Numbers(100, 0, 0, (220.0,) * 100, (20.0,) * 100, (200.0,) * 100)
+    large = Numbers(100, 0, 0, (500.0,) * 100, (300.0,) * 100, (200.0,) * 100)
+    assert (cause(small, old), cause(large, old)) == (None, "latency")
 
 
 def test_the_reason_has_both_sides() -> None:

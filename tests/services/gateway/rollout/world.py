@@ -96,7 +96,12 @@ class Ranking(fakes.AnsweringRanking):
             raise BadAnswer(f"{request.ranker}@{made.name} scored with NaN or infinity")
         ranked = await super().rank(request, deadline)
         items = ranked.items if made.turned else list(reversed(ranked.items))
-        update = {"model": f"{ranked.ranker}@{made.model}", "label_mass": made.label_mass, "items": items}
+        update: dict[str, Any] = {
+            "model": f"{ranked.ranker}@{made.model}",
+            "label_mass": made.label_mass,
+            "items": items,
+        }
+        update["rank_ms"] = 1 + made.seconds * 1000
         return ranked.model_copy(update=update)
 
     async def models(self, deadline: Deadline) -> ModelList:
