@@ -12,6 +12,7 @@ from matplotlib import pyplot as plt
 
 SIZE = (9.0, 3.8)
 DPI = 130
+STAGES = ("cache", "retrieval", "queue", "rank", "else")
 
 
 def gateway(report: dict[str, Any], path: Path) -> None:
@@ -58,6 +59,82 @@ def rankers(report: dict[str, Any], path: Path) -> None:
     times.set_yticks(range(len(names)), names)
     for axes in (times, memory):
         axes.invert_yaxis()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=DPI)
+    plt.close(figure)
+
+
+def retrieve(report: dict[str, Any], path: Path) -> None:
+    """Milliseconds of one search by size, and of encoding by what is kept."""
+    figure, (sizes, encoding) = plt.subplots(1, 2, figsize=SIZE, layout="constrained")
+    rows = report["sizes"]
+    for way in ("raw", "raw, selector", "ours", "ours, 32 at once", "service"):
+        share = 32 if "at once" in way else 1
+        found = [(row["items"], row["ms"][way]["p50"] / share) for row in rows if way in row["ms"]]
+        if found:
+            sizes.plot(*zip(*found, strict=True), marker="o", label=way + (", each" if share > 1 else ""))
+    for row in rows:
+        sizes.annotate(row["kind"], (row["items"], row["ms"]["ours"]["p50"]), xytext=(0, 8), textcoords="offset points")
+    sizes.set_xscale("log")
+    sizes.set_yscale("log")
+    sizes.set_xlabel("items")
+    sizes.set_ylabel("ms a user, median")
+    sizes.legend(frameon=False, fontsize=8)
+    ways = list(dict.fromkeys(way for row in report["encode"] for way in row["ms"]))
+    for way in ways:
+        found = [(row["items"], row["ms"][way]) for row in report["encode"] if way in row["ms"]]
+        encoding.plot(*zip(*found, strict=True), marker="o", label=way)
+    encoding.set_yscale("log")
+    encoding.set_xlabel("items in the history")
+    encoding.set_ylabel("ms to encode it, median")
+    encoding.legend(frameon=False, fontsize=8)
+    _save(figure, path)
+
+
+def e2e(report: dict[str, Any], path: Path) -> None:
+    """Latencies by how the answer is made and what goes on beside, and where the time goes."""
+    figure, (latency, stages) = plt.subplots(1, 2, figsize=SIZE, layout="constrained")
+    rows = report["rows"]
+    names = [f"{row['way']}, {row['beside']}" for row in rows]
+    for key, marker in (("p50_ms", "o"), ("p95_ms", "d"), ("p99_ms", "|")):
+        latency.plot([row["open"][key] for row in rows], names, marker, markersize=8, label=key[:3])
+    latency.set_xscale("log")
+    latency.set_xlabel("latency, open loop, ms")
+    latency.legend(frameon=False, fontsize=8)
+    alone = [row for row in rows if row["beside"] == "alone"]
+    left = [0.0] * len(alone)
+    for stage in STAGES:
+        shares = [row["stages"].get(stage, 0.0) for row in alone]
+        stages.barh([row["way"] for row in alone], shares, left=left, label=stage)
+        left = [one + more for one, more in zip(left, shares, strict=True)]
+    stages.set_xlabel("share of the time to an answer")
+    stages.legend(frameon=False, fontsize=8, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    for axes in (latency, stages):
+        axes.invert_yaxis()
+    _save(figure, path)
+
+
+def rank(report: dict[str, Any], path: Path) -> None:
+    """Verbalizer and generation by title length and by candidates (LlamaRec's figure of inference time)."""
+    figure, pair = plt.subplots(1, 2, figsize=SIZE, layout="constrained", sharey=True)
+    for axes, key, by, label in zip(
+        pair,
+        ("titles", "candidates"),
+        ("title", "candidates"),
+        ("tokens of a title", "candidates"),
+        strict=True,
+    ):
+        rows = report[key]
+        for way, marker in (("verbalizer", "o"), ("generation", "s")):
+            axes.plot([row[by] for row in rows], [row["ms"][way]["p50"] for row in rows], marker=marker, label=way)
+        axes.set_xlabel(label)
+        axes.set_ylim(bottom=0)
+    pair[0].set_ylabel("ms a request, median")
+    pair[0].legend(frameon=False)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI)
     plt.close(figure)
