@@ -9,6 +9,7 @@ it finds 999 of 1000 in a fourteenth of flat's time (docs/log.md).
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +78,17 @@ class ItemIndex:
         """Items that a scan scores in full for K places; 0 for flat, which scores all."""
         return round(self._index.k_factor * K) if self._scans else 0
 
+    @property
+    def bytes_per_item(self) -> int:
+        """Of vectors and codes."""
+        codes = self._index.base_index.sa_code_size() if self._scans else 0
+        return int(self._flat.sa_code_size() + codes)
+
+    @property
+    def raw(self) -> Any:
+        """FAISS's own: what a benchmark compares with."""
+        return self._index
+
     def rows(self, items: Sequence[int]) -> np.ndarray:
         """The vectors of these dense indices with the bias as the last column, len(items) x (D + 1)."""
         if not len(items):
@@ -88,35 +100,35 @@ class ItemIndex:
         self, hidden_BD: np.ndarray, k: int, exclude: Sequence[Collection[int]] | None = None
     ) -> list[list[Candidate]]:
         """The k best items per row, best first, without the dense indices in `exclude`."""
-        queries = np.ones((len(hidden_BD), self._index.d), dtype=np.float32)
-        queries[:, :-1] = hidden_BD
-        exclude = exclude or [()] * len(queries)
+        queries = np.concatenate((hidden_BD, _ones(len(hidden_BD))), axis=1, dtype=np.float32)
+        if exclude is None:
+            exclude = [()] * len(queries)
         most = max(map(len, exclude), default=0)
-        if most <= OVERFETCH:
-            scores_BK, items_BK = self._best(queries, k, most)
-            found = zip(scores_BK.tolist(), items_BK.tolist(), exclude, strict=True)
-            return [_candidates(scores, items, k, frozenset((PAD, *banned))) for scores, items, banned in found]
-        return [self._one(query[None], k, banned) for query, banned in zip(queries, exclude, strict=True)]
+        if most > OVERFETCH:
+            return [self._one(query[None], k, banned) for query, banned in zip(queries, exclude, strict=True)]
+        scores_BK, rows_BK = self._best(queries, k, most)
+        found = zip(scores_BK.tolist(), rows_BK.tolist(), exclude, strict=True)
+        return [_candidates(scores, rows, k, banned) for scores, rows, banned in found]
 
     def _one(self, query: np.ndarray, k: int, banned: Collection[int]) -> list[Candidate]:
         if len(banned) > OVERFETCH:
-            scores_1K, items_1K = self._selected(query, k, banned)
-            return _candidates(scores_1K[0].tolist(), items_1K[0].tolist(), k, frozenset((PAD,)))
-        scores_1K, items_1K = self._best(query, k, len(banned))
-        return _candidates(scores_1K[0].tolist(), items_1K[0].tolist(), k, frozenset((PAD, *banned)))
+            scores_1K, rows_1K = self._selected(query, k, banned)
+            return _candidates(scores_1K[0].tolist(), rows_1K[0].tolist(), k, ())
+        scores_1K, rows_1K = self._best(query, k, len(banned))
+        return _candidates(scores_1K[0].tolist(), rows_1K[0].tolist(), k, banned)
 
     def _best(self, queries: np.ndarray, k: int, banned: int) -> tuple[np.ndarray, np.ndarray]:
-        """Scores and dense indices of the k best beside so many that are not wanted."""
+        """Scores and rows of the k best beside so many that are not wanted."""
         places = min(k + banned, len(self))
         if self._gpu is not None and places <= GPU_K:
-            scores, rows = self._gpu.search(queries, places)
+            found: tuple[np.ndarray, np.ndarray] = self._gpu.search(queries, places)
         elif self._scans:
             in_full = self.effort + PER_BANNED * banned + PER_PLACE * max(0, k - K)
             wanted = _faiss.IndexRefineSearchParameters(k_factor=max(1.0, in_full / places))
-            scores, rows = self._index.search(queries, places, params=wanted)
+            found = self._index.search(queries, places, params=wanted)
         else:
-            scores, rows = self._index.search(queries, places)
-        return scores, _items(rows)
+            found = self._index.search(queries, places)
+        return found
 
     def _selected(self, query: np.ndarray, k: int, banned: Collection[int]) -> tuple[np.ndarray, np.ndarray]:
         """Exact, whatever the kind."""
@@ -124,25 +136,29 @@ class ItemIndex:
         rows = np.fromiter(banned, dtype=np.int64, count=len(banned)) - 1
         allowed_N[rows[(rows >= 0) & (rows < len(self))]] = False
         selector = _faiss.IDSelectorBitmap(np.packbits(allowed_N, bitorder="little"))
-        scores, rows = self._flat.search(query, min(k, len(self)), params=_faiss.SearchParameters(sel=selector))
-        return scores, _items(rows)
-
-
-def _items(rows: np.ndarray) -> np.ndarray:
-    """FAISS fills up with row -1 where there are fewer: it becomes PAD, which nobody is given."""
-    return rows + 1
+        found: tuple[np.ndarray, np.ndarray] = self._flat.search(
+            query, min(k, len(self)), params=_faiss.SearchParameters(sel=selector)
+        )
+        return found
 
 
 def rows_of(items_ND: np.ndarray, bias_N: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.hstack([items_ND, bias_N[:, None]]), dtype=np.float32)
 
 
-def _candidates(scores: list[float], items: list[int], k: int, banned: frozenset[int]) -> list[Candidate]:
-    """Microseconds count here: beside 12,000 items, twenty candidates one by one are a tenth of the search."""
-    if not banned.isdisjoint(items[:k]):
-        kept = [n for n, item in enumerate(items) if item not in banned][:k]
-        items, scores = [items[n] for n in kept], [scores[n] for n in kept]
-    return list(map(Candidate, items[:k], scores[:k]))
+def _candidates(scores: list[float], rows: list[int], k: int, banned: Collection[int]) -> list[Candidate]:
+    """Few steps: beside a search of 12,000 items, each is a hundredth."""
+    items = [row + 1 for row in rows[:k]]
+    unwanted = frozenset((PAD, *banned))  # FAISS fills up with row -1 where there are fewer: that is PAD
+    if unwanted.isdisjoint(items):
+        return list(map(Candidate, items, scores))
+    kept = [n for n, row in enumerate(rows) if row + 1 not in unwanted]
+    return [Candidate(rows[n] + 1, scores[n]) for n in kept[:k]]
+
+
+@lru_cache(maxsize=64)
+def _ones(count: int) -> np.ndarray:
+    return np.ones((count, 1), dtype=np.float32)
 
 
 def _on_gpu(flat: faiss.Index) -> Any:

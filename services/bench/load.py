@@ -12,7 +12,7 @@ import json
 import random
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import cast
@@ -27,7 +27,7 @@ LENGTH = b"content-length: "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """rate: arrivals a second; 0 for a closed loop."""
+    """rate: arrivals a second; 0 for a closed loop.  stages: read what each answer says of itself."""
 
     port: int
     path: str
@@ -36,11 +36,14 @@ class Plan:
     seconds: float
     rate: float = 0.0
     seed: int = 0
+    stages: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """Milliseconds. lag_ms_p99: how late the generator itself was, which is in no latency."""
+    """Milliseconds. lag_ms_p99: how late the generator itself was, which is in no latency.  stages: the mean time of
+    each, by the answers' own `timing_ms`.  degraded: answers that say so.  rungs: answers by what they were made from.
+    """
 
     requests: int
     failed: int
@@ -49,6 +52,10 @@ class Measured:
     p50_ms: float
     p99_ms: float
     lag_ms_p99: float
+    p95_ms: float = 0.0
+    stages: dict[str, float] = field(default_factory=dict)
+    degraded: int = 0
+    rungs: dict[str, int] = field(default_factory=dict)
 
 
 class Connection(asyncio.Protocol):
@@ -58,6 +65,7 @@ class Connection(asyncio.Protocol):
         self._done = done
         self._began = 0.0
         self._buffer = b""
+        self.answer = b""
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -78,7 +86,7 @@ class Connection(asyncio.Protocol):
         if len(self._buffer) < head + len(END) + length:
             return
         good = self._buffer.startswith(b"HTTP/1.1 200")
-        self._buffer = b""
+        self.answer, self._buffer = self._buffer[head + len(END) :], b""
         self._done(self, time.perf_counter() - self._began, good)
 
     def close(self) -> None:
@@ -95,6 +103,7 @@ class Load:
     latencies: list[float] = field(default_factory=list)
     lags: list[float] = field(default_factory=list)
     requests: list[bytes] = field(default_factory=list)
+    answers: list[bytes] = field(default_factory=list)
     sent: int = 0
     failed: int = 0
     under_way: int = 0
@@ -153,6 +162,8 @@ class Load:
         if now <= self.until or self.plan.rate:
             self.latencies.append(seconds)
             self.failed += not good
+            if good and self.plan.stages:
+                self.answers.append(connection.answer)
         if self.due:
             self._send(connection, self.due.popleft())
         elif not self.plan.rate and now < self.until:
@@ -162,7 +173,8 @@ class Load:
 
     def _measured(self, seconds: float) -> Measured:
         ms = np.asarray(self.latencies) * 1000
-        p50, p99 = np.percentile(ms, [50, 99]) if len(ms) else (np.nan, np.nan)
+        p50, p95, p99 = np.percentile(ms, [50, 95, 99]) if len(ms) else (np.nan,) * 3
+        answers = [json.loads(answer) for answer in self.answers]
         return Measured(
             requests=len(ms),
             failed=self.failed,
@@ -171,7 +183,17 @@ class Load:
             p50_ms=float(p50),
             p99_ms=float(p99),
             lag_ms_p99=float(np.percentile(self.lags, 99)) * 1000 if self.lags else 0.0,
+            p95_ms=float(p95),
+            stages=_means([answer["timing_ms"] for answer in answers]),
+            degraded=sum(answer["degraded"] for answer in answers),
+            rungs=dict(Counter(answer["rung"] for answer in answers)),
         )
+
+
+def _means(timings: list[dict[str, float]]) -> dict[str, float]:
+    """A stage that an answer does not name took it no time."""
+    names = {name for timing in timings for name in timing}
+    return {name: round(sum(timing.get(name) or 0.0 for timing in timings) / len(timings), 4) for name in sorted(names)}
 
 
 def _request(plan: Plan, body: str) -> bytes:

@@ -51,7 +51,11 @@ class Server:
 
 @contextmanager
 def server(
-    module: str, arguments: Sequence[str], environment: Mapping[str, str], cores: set[int] | None = None
+    module: str,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    cores: set[int] | None = None,
+    start_s: float = START_S,
 ) -> Iterator[Server]:
     """`python -m module arguments --port N`, from when it listens. Its log goes to a file, as in production."""
     port = free_port()
@@ -63,7 +67,7 @@ def server(
             env={**_without_ours(os.environ), **environment},
         )
         try:
-            _wait_until_it_listens(process, port, module)
+            _wait_until_it_listens(process, port, module, start_s)
             if cores:
                 os.sched_setaffinity(process.pid, cores)
             yield Server(process, port)
@@ -118,8 +122,8 @@ def _without_ours(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in environment.items() if not name.startswith("TANDEM_")}
 
 
-def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int, name: str) -> None:
-    until = time.monotonic() + START_S
+def _wait_until_it_listens(process: subprocess.Popen[bytes], port: int, name: str, start_s: float = START_S) -> None:
+    until = time.monotonic() + start_s
     while time.monotonic() < until and process.poll() is None:
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
