@@ -46,6 +46,8 @@ class FirstStage(NamedTuple):
     """For a retriever that can go on from what it keeps of a history."""
     max_batch: int = 1
     """A language model gains nothing by several histories at once on a CPU."""
+    prepare: Callable[[], None] = lambda: None
+    """What the thread that it works in does first."""
 
 
 def first_stage(folder: Path, catalog: Catalog, device: str = "auto") -> FirstStage:
@@ -57,6 +59,7 @@ def first_stage(folder: Path, catalog: Catalog, device: str = "auto") -> FirstSt
     import torch
 
     from retriever.retrieve import load
+    from retriever.threads import alone
 
     loaded = load(folder, catalog)
     retriever = loaded.retriever
@@ -66,7 +69,7 @@ def first_stage(folder: Path, catalog: Catalog, device: str = "auto") -> FirstSt
         users_BD = torch.from_numpy(retriever.encode([history.items for history in histories]))
         return np.asarray(retriever.model.scores(users_BD))
 
-    return FirstStage(loaded.manifest, retriever, loaded.popularity, exact, retriever.remember, MAX_BATCH)
+    return FirstStage(loaded.manifest, retriever, loaded.popularity, exact, retriever.remember, MAX_BATCH, alone)
 
 
 def retrieval_service(
@@ -88,7 +91,7 @@ def retrieval_service(
         states = States(stage.manifest.version, settings.states_max_bytes, shared=open_states(settings))
         stage.remember(states)
     named = card(stage.manifest)
-    return RetrievalService(catalog, stage.retriever, stage.popularity, named, states, stage.max_batch)
+    return RetrievalService(catalog, stage.retriever, stage.popularity, named, states, stage.max_batch, stage.prepare)
 
 
 def ranking_service(

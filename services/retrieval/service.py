@@ -71,7 +71,7 @@ class _Wanted(NamedTuple):
 
 class RetrievalService:
     """`card` describes the retriever; its name stands in every answer.  states: what the retriever remembers, if it
-    does.  max_batch: more histories than these are no quicker together.
+    does.  max_batch: more histories than these are no quicker together.  prepare: the worker calls it first.
 
     The gateway's RetrievalPort when both live in one process.
     """
@@ -84,6 +84,7 @@ class RetrievalService:
         card: ModelCard,
         states: States | None = None,
         max_batch: int = MAX_BATCH,
+        prepare: Callable[[], None] = lambda: None,
     ) -> None:
         self._catalog = catalog
         self._retriever = retriever
@@ -91,7 +92,7 @@ class RetrievalService:
         self._card = card
         self._states = states
         self.took = _Nobody()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="retrieval")
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="retrieval", initializer=prepare)
         self._together = Together[_Asked, RetrieveAnswer](self._worker, max_batch)
         self._by_title = {item.title: index for index, item in reversed(list(enumerate(catalog.items, start=1)))}
         self._outside = lru_cache(maxsize=64)(partial(_complement, _by_category(catalog), len(catalog)))
