@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import threading
 import weakref
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from shared.errors import ReleaseNotLoaded
 from shared.history import History
 from shared.wire import ModelCard, RankRequest, RetrieveRequest
 from tests import fakes
+from tests.services.releases.memory import gone
 
 pytestmark = pytest.mark.anyio
 CATALOG = fakes.catalog()
@@ -104,13 +104,3 @@ async def test_a_ranking_in_flight_is_answered() -> None:
     del asking
     await gone(there)
     host.close()
-
-
-async def gone(there: weakref.ref[object]) -> None:
-
-    for _ in range(500):
-        gc.collect()
-        if there() is None:
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError(f"{there()} is still in memory")

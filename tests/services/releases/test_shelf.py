@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import shutil
 import weakref
@@ -33,6 +32,7 @@ from shared.errors import (
 )
 from shared.registry import Part, Registry
 from shared.wire import RankRequest, RetrieveRequest
+from tests.services.releases.memory import gone
 
 pytestmark = pytest.mark.anyio
 Two = tuple[RetrievalReleases, RankingReleases]
@@ -140,7 +140,7 @@ async def test_what_is_unloaded_leaves_memory_and_what_it_shared_stays(two: Two)
     await retrieval.unload("three", soon())
     await ranking.unload("two", soon())
     await ranking.unload("three", soon())
-    assert [one() for one in unique] == [None] * 4
+    await gone(*unique)
     assert all(one() is not None for one in shared)
     assert (await ranked(ranking, None, catalog))[0] == ranking.live.described("one").models[0].name
 
@@ -166,7 +166,7 @@ async def test_a_backbone_leaves_memory_with_the_last_ranker_on_it(registry: Reg
     pool = weakref.ref(served.shares)
     del served
     await ranking.unload("two", soon())
-    assert pool() is None
+    await gone(pool)
     for host in (retrieval, ranking):
         host.close()
 
@@ -281,5 +281,4 @@ async def test_an_equal_catalogue_is_one_object_for_both_services(whole: Registr
     assert first is second
     there = weakref.ref(first)
     del first, second
-    gc.collect()
-    assert there() is None
+    await gone(there)
