@@ -40,6 +40,7 @@ COMMANDS = {
     "fetch": Command("fetch", "Fetch", "releases from a folder, s3:// or https://, checked"),
     "bench gateway": Command("bench", "Gateway", "what the gateway costs beside a bare route"),
     "bench rank": Command("bench_rank", "Rank", "the language model beside the machine's floor"),
+    "bench precision": Command("bench_rank", "Precision", "what rounded weights cost a ranker"),
     "bench retrieve": Command("bench_serving", "Retrieve", "retrieval beside raw FAISS on the same index"),
     "bench e2e": Command("bench_serving", "E2e", "POST /recommend over real processes"),
     "bench rankers": Command("bench", "Rankers", "time, tokens and memory of each ranker"),

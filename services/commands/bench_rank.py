@@ -1,15 +1,15 @@
-"""`tandem bench rank`: the language model's time beside the floor of this machine."""
+"""`tandem bench rank|precision`: the language model beside the floor of this machine, and what rounding costs."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
-from shared.errors import BadInput
+from shared.errors import BadInput, TandemError
 
 Files = Annotated[tuple[Path, ...], tyro.conf.UseAppendAction]
 
@@ -38,7 +38,66 @@ class Rank:
     """Also draw time by title length and by candidates into this file (PNG)."""
 
 
-def run(args: Rank) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Precision:
+    """NDCG@10 of a ranker with rounded weights beside float32, on the test users whose item the retriever found. Exits
+    with 1 where it loses more than half a per cent.
+    """
+
+    data: Path
+    """The prepared data folder."""
+    retriever: Path
+    """The retriever's artifact."""
+    ranker: Path
+    """The ranker's artifact."""
+    dtype: Literal["bfloat16", "float16"] = "bfloat16"
+    """The precision in question."""
+    users: int = 0
+    """Test users, evenly spaced; 0 for all."""
+    device: str = "auto"
+    """auto, cpu or cuda."""
+    json: Path | None = None
+    """Also write the figures to this file."""
+
+
+def run(args: Rank | Precision) -> None:
+    match args:
+        case Rank():
+            _rank(args)
+        case Precision():
+            _precision(args)
+
+
+def _precision(args: Precision) -> None:
+    """Raises BadArtifact."""
+    import torch
+
+    from retriever.retrieve import load as load_retriever
+    from services.bench.precision import LOSS, gate
+    from shared.data.prepared import load
+
+    data = load(args.data)
+    found = gate(
+        data,
+        load_retriever(args.retriever, data.catalog),
+        args.ranker,
+        getattr(torch, args.dtype),
+        args.users,
+        args.device,
+    )
+    print(
+        f"{found.users} users: NDCG@10 {found.exact:.4f} in float32, {found.rounded:.4f} in {args.dtype} "
+        f"({-100 * found.loss:+.2f} %); Kendall tau {found.tau:.4f}, log probabilities off by up to {found.logit:.3f}"
+    )
+    if args.json:
+        from shared.artifact import write_text
+
+        write_text(args.json, json.dumps(asdict(found) | {"dtype": args.dtype, "loss": found.loss}, indent=2) + "\n")
+    if not found.passes:
+        raise TandemError(f"{args.dtype} loses {100 * found.loss:.2f} % of NDCG@10, {100 * LOSS} % is the bound")
+
+
+def _rank(args: Rank) -> None:
     from services.bench.rank import Settings
     from services.bench.rank import run as bench
 
