@@ -28,6 +28,7 @@ START_S = 300
 BUDGET_MS = 10_000
 """So large that an answer is never degraded for want of time: what it takes is the question."""
 HISTORY, BODIES, HITS = 50, 24_000, 64
+SWAPS = 3
 KEPT_OPEN = 200
 SLOW_ASKS = 64
 """Requests that the slow client has sent at once; it never gets to the end of the answers."""
@@ -106,11 +107,11 @@ def bodies(data: Prepared) -> dict[str, list[str]]:
 
 
 def _history(data: Prepared, user: int, rng: np.random.Generator) -> list[str]:
-    """A part of his, of random length, with two of its items swapped."""
+    """A part of his, of random length, with a few of its items swapped: hardly ever the same twice."""
     items = [data.catalog[int(item)].id for item in data.sequence(user)[-HISTORY:]]
     start = int(rng.integers(0, max(1, len(items) // 2)))
-    one, other = rng.integers(start, len(items), 2)
-    items[one], items[other] = items[other], items[one]
+    for one, other in rng.integers(start, len(items), (SWAPS, 2)):
+        items[one], items[other] = items[other], items[one]
     return items[start:]
 
 

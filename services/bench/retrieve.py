@@ -12,12 +12,12 @@ from typing import Any
 
 import faiss
 import numpy as np
-import torch
 
 from retriever.build import build
 from retriever.index import ItemIndex
 from retriever.retrieve import LRURecRetriever
 from retriever.states import States
+from retriever.threads import alone
 from services.bench.encode import HISTORIES, ROOM, encode
 from services.bench.indexes import others
 from services.bench.machine import load_average, machine
@@ -44,7 +44,6 @@ class Settings:
 
 
 def run(settings: Settings, said: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
-    faiss.omp_set_num_threads(torch.get_num_threads())
     sizes = []
     for items in settings.sizes:
         sizes.append(_size(items, settings))
@@ -105,7 +104,7 @@ async def _served(
     retriever.remember(States("bench", ROOM))
     catalog = Catalog(tuple(Item(str(n), f"Title {n}") for n in range(1, len(index) + 1)))
     card = ModelCard(name="lrurec@00000000", method="lrurec", catalog=catalog.fingerprint()[:12])
-    service = RetrievalService(catalog, retriever, retriever, card)
+    service = RetrievalService(catalog, retriever, retriever, card, prepare=alone)
     rng = np.random.default_rng(1)
     histories = [[str(n) for n in rng.integers(1, len(index) + 1, EXCLUDED)] for _ in range(USERS)]
     taken: dict[str, list[float]] = {"service": [], f"service, {TOGETHER} at once": []}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from itertools import pairwise
+from itertools import cycle, pairwise
 
 import pytest
 
@@ -122,3 +123,25 @@ async def test_a_silent_server_fails_every_request(monkeypatch: pytest.MonkeyPat
         found = await measured(port, rate=50)
     assert found.requests == 0
     assert found.failed > 0
+
+
+async def test_what_answers_say_of_themselves_is_summed_up() -> None:
+    answers = cycle(
+        json.dumps({"timing_ms": timing, "degraded": degraded, "rung": rung})
+        for timing, degraded, rung in (
+            ({"total": 4.0, "rank": 2.0}, False, "ranker"),
+            ({"total": 2.0}, True, "retrieval"),
+        )
+    )
+
+    async def tell(writer: asyncio.StreamWriter) -> None:
+        body = next(answers).encode()
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+    async with server(tell) as port:
+        found = await measured(port, connections=1, stages=True)
+    assert found.rungs["ranker"] + found.rungs["retrieval"] == found.requests > 1
+    assert found.degraded == found.rungs["retrieval"]
+    share = found.rungs["ranker"] / found.requests
+    assert found.stages == {"total": pytest.approx(2 + 2 * share, abs=1e-3), "rank": pytest.approx(2 * share, abs=1e-3)}
+    assert found.p50_ms <= found.p95_ms <= found.p99_ms
