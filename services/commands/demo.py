@@ -11,25 +11,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from shared.errors import BadInput, Unavailable
 
-if TYPE_CHECKING:
-    from shared.data.prepared import Prepared
-
 DATASET: Final = "ml-100k"
 CANDIDATES = 20
-WITHOUT_A_SAY = (
-    ": on validation users this language model added nothing to the retriever, so that the retriever's order\n"
-    "stands. It was trained for minutes on two cores; on a GPU `tandem train ranker --recipe small` gives it more."
-)
+RANKERS = ("llamarec", "collm", "llara", "recllm")
+"""Shipped as ranker/shipped/NAME-ml-100k; the first is what a request gets that names none."""
 START_TIMEOUT_S = 180
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    """Prepare MovieLens-100K, train the retriever, serve it with the shipped ranker and ask for one user.
+    """Prepare MovieLens-100K, train the retriever, serve it with the four shipped rankers and ask for one user.
 
     The first run downloads 85 MB (the data and SmolLM2-135M) and trains for about five minutes on two cores;
     later ones reuse what it made.
@@ -63,38 +58,51 @@ def _publish(folder: Path, home: Path) -> None:
     if (folder / CURRENT).exists():
         return
     from ranker.backbone import smollm2_folder
-    from ranker.registry import SHIPPED
     from services.releases.publish import publish
 
     smollm2_folder()
     _prepare(home)
     _train(home)
     registry = Registry(folder)
-    release = publish(registry, home / DATASET, home / "retriever", [SHIPPED / f"llamarec-{DATASET}"])
+    release = publish(registry, home / DATASET, home / "retriever", shipped())
     registry.point(release.id)
     print(f"published {release.id} to {folder}", file=sys.stderr)
 
 
-def _show(args: Demo) -> None:
+def shipped() -> list[Path]:
     from ranker.registry import SHIPPED
+
+    return [SHIPPED / f"{name}-{DATASET}" for name in RANKERS]
+
+
+def _show(args: Demo) -> None:
+    from services.commands.orders import columns, said, table
+    from shared.candidate import Candidate
     from shared.data.prepared import load
 
     _prepare(args.home)
     data = load(args.home / DATASET)
     history = data.history(args.user)
     _train(args.home)
-    ranker = SHIPPED / f"llamarec-{DATASET}"
-    with _serving(args, ranker) as base:
+    with _serving(args) as base:
         titles = [data.catalog[i].title for i in history.items]
         print(f"\nUser {args.user} of MovieLens: {len(titles)} films, the latest ten, oldest first")
         for title in titles[-10:]:
             print(f"    {title}")
-        retrieved = _ask(base, {"user_id": args.user, "limit": CANDIDATES, "ranker": "retrieval"})
-        ranked = _ask(base, {"user_id": args.user, "limit": CANDIDATES, "ranker": "llamarec", "timeout_ms": 10_000})
-        _side_by_side(data, retrieved, ranked)
-        _how(ranked, json.loads((ranker / "manifest.json").read_text())["extra"]["blend"])
-        body = json.dumps({"user_id": args.user, "limit": 10, "timeout_ms": 5000})
-        print(f"\nThe same by hand:\n  curl -s {base}/recommend -H 'content-type: application/json' -d '{body}'")
+        asked = {"user_id": args.user, "limit": CANDIDATES, "timeout_ms": 10_000, "include": ["scores"]}
+        retrieved = _ask(base, asked | {"ranker": "retrieval"})
+        ranked = {name: _ask(base, asked | {"ranker": name}) for name in RANKERS}
+        candidates = [Candidate(data.catalog.index(i["item_id"]), i["retrieval_score"]) for i in retrieved["items"]]
+        rankers = columns(shipped(), data, history, candidates)
+        print(f"\n{len(candidates)} candidates of {retrieved['model']['retriever']}: their place as served by each")
+        print("ranker, and in brackets the place that its language model alone would give them\n")
+        print("\n".join(table(data, retrieved, ranked, rankers)) + "\n")
+        print("\n".join(said(rankers)))
+        for name, answer in ranked.items():
+            _how(name, answer)
+        body = json.dumps({"user_id": args.user, "limit": 10, "ranker": "NAME", "timeout_ms": 5000})
+        print(f"\nThe same by hand, NAME one of {', '.join(RANKERS)}, retrieval:")
+        print(f"  curl -s {base}/recommend -H 'content-type: application/json' -d '{body}'")
         if not args.once:
             print(f"\nServing at {base} (its API: {base}/docs). Ctrl-C stops it.", flush=True)
             _until_interrupted()
@@ -118,12 +126,13 @@ def _train(home: Path) -> None:
 
 
 @contextmanager
-def _serving(args: Demo, ranker: Path) -> Iterator[str]:
+def _serving(args: Demo) -> Iterator[str]:
     """`tandem serve all` as its own process, ready; stopped at the end."""
     base = f"http://{args.host}:{args.port}"
     _require_free(args.host, args.port)
     words = ["serve", "all", "--data", str(args.home / DATASET), "--retriever", str(args.home / "retriever")]
-    words += ["--ranker", str(ranker), "--host", args.host, "--port", str(args.port)]
+    words += [word for folder in shipped() for word in ("--ranker", str(folder))]
+    words += ["--host", args.host, "--port", str(args.port)]
     environment = {"TANDEM_LOG_LEVEL": "warning"} | os.environ
     command = [sys.executable, "-m", "services.cli", *words]
     server = subprocess.Popen(command, env=environment)  # noqa: S603  our own command
@@ -173,27 +182,10 @@ def _ask(base: str, body: Mapping[str, Any]) -> dict[str, Any]:
     return told
 
 
-def _side_by_side(data: Prepared, retrieved: dict[str, Any], ranked: dict[str, Any]) -> None:
-    """The 20 candidates in retriever order, and beside them the ranking with how far each item moved."""
-    before = {item["item_id"]: item["rank"] for item in retrieved["items"]}
-    print(f"\n    {'retrieved by ' + retrieved['model']['retriever']:<46}  ranked by {ranked['model']['ranker']}")
-    for left, right in zip(retrieved["items"], ranked["items"], strict=True):
-        moved = before[right["item_id"]] - right["rank"]
-        arrow = f"{'up' if moved > 0 else 'down'} {abs(moved)}" if moved else "-"
-        shown = (_title(data, left["item_id"]), _title(data, right["item_id"]))
-        print(f"{left['rank']:>3} {shown[0]:<46}  {right['rank']:>3} {shown[1]:<42} {arrow}")
-
-
-def _title(data: Prepared, item_id: str) -> str:
-    title = data.catalog[data.catalog.index(item_id)].title
-    return title if len(title) <= 42 else title[:41] + "…"
-
-
-def _how(ranked: dict[str, Any], weight: float) -> None:
-    stages = ", ".join(f"{name} {ms:.1f}" for name, ms in ranked["timing_ms"].items())
+def _how(name: str, ranked: Mapping[str, Any]) -> None:
+    stages = ", ".join(f"{stage} {ms:.1f}" for stage, ms in ranked["timing_ms"].items())
     state = "degraded: " + ", ".join(ranked["degradation"]) if ranked["degraded"] else "not degraded"
-    print(f"\nms: {stages}; {state}")
-    print(f"blend weight {weight:.2f}" + ("" if weight else WITHOUT_A_SAY))
+    print(f"{name:>10}  ms: {stages}; {state}")
 
 
 def _until_interrupted() -> None:

@@ -78,11 +78,13 @@ def recommend(gateway: Service, **request: Any) -> dict[str, Any]:
     return told
 
 
-def test_the_demo_shows_both_orders_and_a_request(demo: str) -> None:
-    assert "retrieved by lrurec@" in demo
-    assert "ranked by llamarec@" in demo
+def test_the_demo_shows_four_rankers_side_by_side_and_a_request(demo: str) -> None:
+    assert "20 candidates of lrurec@" in demo
+    for name in ("llamarec", "collm", "llara", "recllm"):
+        assert f"{name}  blend 0." in demo
+        assert f"{name}  ms: total" in demo
+    assert demo.count("not degraded") == 4
     assert "curl -s http" in demo
-    assert "not degraded" in demo
 
 
 def test_a_second_demo_answers_within_a_minute() -> None:

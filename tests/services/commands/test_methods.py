@@ -80,7 +80,7 @@ def test_llara_on_the_papers_rows(model: str, tmp_path: Path, capsys: pytest.Cap
     rows = [([(n + k) % 30 for k in range(5)], (n + 5) % 30) for n in range(30)]
     for split in ("train", "valid", "test"):
         frame(rows).write_parquet(data / f"{split}.parquet")
-    sizes = settings("prompts=8", "validation_rows=4", "history=4", "hard=0")
+    sizes = settings("prompts=8", "validation_rows=4", "history=4", "hard=0", "behaviour=gru4rec")
     train = ["train", "ranker", "--method", "llara", "--data", str(data), "--out", str(tmp_path / "out")]
     assert main([*train, "--backbone", model, "--device", "cpu", *sizes]) == 0
     evaluate = ["evaluate", "--protocol", "llara", "--data", str(data), "--ranker", str(tmp_path / "out")]
