@@ -98,7 +98,7 @@ async def _served(
     items_ND: np.ndarray, bias_N: np.ndarray, index: ItemIndex, seconds: float
 ) -> dict[str, dict[str, float]]:
     """POST /retrieve without HTTP: ids in and out, the hop to the worker, encoding, search. One after the other, where
-    each request is its user's history with one more item, and 32 at once."""
+    each request is a known history with one more item, and 32 at once."""
     model = model_of(items_ND, bias_N)
     retriever = LRURecRetriever(model, index, HISTORIES[-1])
     retriever.remember(States("bench", ROOM))
@@ -106,7 +106,9 @@ async def _served(
     card = ModelCard(name="lrurec@00000000", method="lrurec", catalog=catalog.fingerprint()[:12])
     service = RetrievalService(catalog, retriever, retriever, card, prepare=alone)
     rng = np.random.default_rng(1)
-    histories = [[str(n) for n in rng.integers(1, len(index) + 1, EXCLUDED)] for _ in range(USERS)]
+    histories = rng.integers(1, len(index) + 1, (USERS, EXCLUDED))
+    retriever.encode(list(histories))
+    known = [[str(item) for item in history] for history in histories]
     taken: dict[str, list[float]] = {"service": [], f"service, {TOGETHER} at once": []}
     until = time.perf_counter() + seconds
     while not taken["service"] or (time.perf_counter() < until and len(taken["service"]) < CALLS):
@@ -114,8 +116,8 @@ async def _served(
             first = len(each) % USERS
             asked = []
             for n in range(first, first + at_once):
-                history = histories[n % USERS] = [*histories[n % USERS][1:], str(rng.integers(1, len(index) + 1))]
-                asked.append(RetrieveRequest(history=history, k=K))
+                one_more = str(rng.integers(1, len(index) + 1))
+                asked.append(RetrieveRequest(history=[*known[n % USERS], one_more], k=K))
             began = time.perf_counter()
             await asyncio.gather(*(service.retrieve(one, Deadline.after_ms(60_000)) for one in asked))
             each.append(time.perf_counter() - began)
