@@ -84,6 +84,7 @@ class _Instance:
             **lora,
             **settings,
         )
+        _wake_at_death(self.llm.llm_engine.engine_core)
 
     @property
     def path(self) -> Path:
@@ -267,6 +268,22 @@ class LabelHead(_Instance):
         rows = [answer.outputs.data.float().numpy() for answer in answers]
         logits_BK = np.array(rows, dtype=np.float32).reshape(len(prompts), len(self.labels))
         return LabelScores(logits_BK, np.full(len(prompts), np.nan, dtype=np.float32))
+
+
+def _wake_at_death(core: Any) -> None:
+    """vLLM notes when its process dies, but leaves whoever waits for an answer just then to wait for good (0.32)."""
+    reader = getattr(core, "output_queue_thread", None)
+    if reader is None:  # it runs in this process
+        return
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    answers = core.outputs_queue
+
+    def wake() -> None:
+        reader.join()
+        answers.put_nowait(EngineDeadError())
+
+    threading.Thread(target=wake, name="vllm-death", daemon=True).start()
 
 
 def vllm_input(prompt: Prompt, width: int, dtype: torch.dtype, unread: float = UNREAD) -> dict[str, Any]:
