@@ -19,7 +19,7 @@ from ranker.collm.recipes import CoLLMConfig
 from ranker.engines.protocol import Engine
 from ranker.engines.told import spliced
 from ranker.labels import require
-from ranker.opinion import Opinion, known
+from ranker.opinion import Opinion
 from shared.artifact import Manifest
 from shared.catalog import Catalog
 from shared.errors import BadArtifact
@@ -30,7 +30,10 @@ USERS, MAPPING = "users.json", "mapping.safetensors"
 
 
 class CoLLMScorer:
-    """users: from a user's id to its number in the collaborative model. engine: for weights that no longer change;
+    """Training asks for the Yes logit alone (equation 6), against no other word. So the share of the vocabulary that
+    Yes and No hold says nothing of how sure it is, and an opinion's mass stays 1.
+
+    users: from a user's id to its number in the collaborative model. engine: for weights that no longer change;
     without one it scores through the modules that training trains."""
 
     def __init__(
@@ -48,7 +51,7 @@ class CoLLMScorer:
         if self.engine is not None:
             return self._asked_of(self.engine, asked)
         told = self.model.logits(asked, hybrid=True)
-        return [Opinion(yes_C.cpu().numpy().astype(np.float64), float(mass_C.mean())) for yes_C, mass_C in told]
+        return [Opinion(yes_C.cpu().numpy().astype(np.float64)) for yes_C, _ in told]
 
     def tokens(self, history: History, items: Sequence[int]) -> int:
         prompts = self.model.prompts
@@ -66,8 +69,7 @@ class CoLLMScorer:
             spliced(prompts, vocabulary, fill, base.device), self.model.prompts.answers, keep=keep
         )
         yes_N, ends = told.logits_BK[:, 0].astype(np.float64), np.cumsum([len(group.branches) for group in groups])[:-1]
-        masses = np.split(told.mass_B, ends)
-        return [Opinion(yes_C, known(mass_C)) for yes_C, mass_C in zip(np.split(yes_N, ends), masses, strict=True)]
+        return [Opinion(yes_C) for yes_C in np.split(yes_N, ends)]
 
 
 def restore(

@@ -202,6 +202,14 @@ def test_int8_is_a_third_of_the_file_and_orders_alike(artifacts: dict[str, Path]
     assert told[0] == pytest.approx(told[1], abs=0.05)
 
 
+def test_confidence_is_not_read_off_the_vocabulary(artifacts: dict[str, Path]) -> None:
+    """The loss leaves Yes and No as unlikely as they were beside all other words."""
+    scorer = load(artifacts["mf"], CATALOG, device="cpu").ranker.scorer  # type: ignore[attr-defined]
+    with_engine = scorer.score([History((3, 4), "u1")], [[7, 9]])
+    scorer.engine = None
+    assert [opinion.mass for opinion in [*with_engine, *scorer.score([History((3, 4), "u1")], [[7, 9]])]] == [1.0, 1.0]
+
+
 def test_packed_slates_score_as_whole_prompts_do(artifacts: dict[str, Path]) -> None:
     scorer = load(artifacts["packed"], CATALOG, device="cpu").ranker.scorer  # type: ignore[attr-defined]
     settings = made.config(Path("nowhere"), packed=True, negatives=3)
