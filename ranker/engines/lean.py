@@ -8,7 +8,7 @@ Shapes:  N tokens of all segments  S of one segment  P known before it  D hidden
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ranker.engines.linear import Linear, packs
+from ranker.engines.native import Kernels, kernels
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,16 +40,22 @@ class Segment:
 
 
 class Layer:
-    def __init__(self, module: Any, pack: bool) -> None:
+    def __init__(self, module: Any, pack: bool, native: Kernels | None) -> None:
         attention, mlp = module.self_attn, module.mlp
+        self.native = native
         self.before, self.between = module.input_layernorm, module.post_attention_layernorm
         self.qkv = Linear([attention.q_proj, attention.k_proj, attention.v_proj], pack)
         self.out = Linear([attention.o_proj], pack)
-        self.gate, self.up = Linear([mlp.gate_proj], pack), Linear([mlp.up_proj], pack)
+        if native:
+            self.both = Linear([mlp.gate_proj, mlp.up_proj], pack)
+        else:
+            self.gate, self.up = Linear([mlp.gate_proj], pack), Linear([mlp.up_proj], pack)
         self.down = Linear([mlp.down_proj], pack)
 
     def mlp(self, x_ND: Tensor) -> Tensor:
-        y_ND = norm(x_ND, self.between)
+        y_ND = norm(x_ND, self.between, self.native)
+        if self.native:
+            return self.down.plus(self.native.gated(self.both(y_ND)), x_ND)
         if self.gate.fuses and self.up.fuses:
             return self.down.plus(self.up.times(y_ND, self.gate(y_ND, then="swish")), x_ND)
         return self.down.plus(F.silu(self.gate(y_ND)).mul_(self.up(y_ND)), x_ND)
@@ -62,7 +69,8 @@ class LeanLlama:
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         weight = inner.norm.weight
         pack = packs(weight.device, weight.dtype, inner.layers)
-        self.layers = [Layer(module, pack) for module in inner.layers]
+        self.native = kernels() if pack and _suits_kernels(inner.layers[0]) else None
+        self.layers = [Layer(module, pack, self.native) for module in inner.layers]
         self.angles, self.norm = inner.rotary_emb, inner.norm
 
     @torch.inference_mode()
@@ -70,13 +78,14 @@ class LeanLlama:
         """Final-norm states of the tokens read, segment after segment; and per segment what it should keep: L x 2 x
         kv heads x keep x h."""
         places = _places(segments)
-        cos_N1h, sin_N1h = self._rotation(x_ND, segments)
-        masks = [_mask(segment, segments, x_ND) for segment in segments]
+        rotate = self._rotation(x_ND, segments)
+        masks: dict[int, Tensor | None] = {}
         kept: list[list[Tensor]] = [[] for _ in segments]
         for number, layer in enumerate(self.layers):
             last = number == len(self.layers) - 1
-            z_NHh = layer.qkv(norm(x_ND, layer.before)).unflatten(-1, (self.heads + 2 * self.kv_heads, -1))
-            qk_NHh = rotate(z_NHh[:, : -self.kv_heads], cos_N1h, sin_N1h)
+            z_ND = layer.qkv(norm(x_ND, layer.before, self.native))
+            z_NHh = z_ND.unflatten(-1, (self.heads + 2 * self.kv_heads, -1))
+            qk_NHh = rotate(z_NHh)
             q_NHh, k_NKh = qk_NHh[:, : self.heads], qk_NHh[:, self.heads :]
             v_NKh = z_NHh[:, -self.kv_heads :]
             pairs = [_keys_and_values(number, place, segments, places, k_NKh, v_NKh) for place in range(len(segments))]
@@ -86,40 +95,70 @@ class LeanLlama:
                     rows = slice(start, start + segment.keep)
                     kept[place].append(torch.stack([k_NKh[rows], v_NKh[rows]]).transpose(1, 2))
             told = [
-                attend(
-                    _rows(q_NHh[rows], segment.read if last else None),
-                    *pair,
-                    _rows(mask, segment.read if last else None),
-                )
-                for segment, rows, pair, mask in zip(segments, places, pairs, masks, strict=True)
-                if not last or segment.read
+                self._attend(place, segments, q_NHh[places[place]], *pairs[place], masks, last)
+                for place, segment in enumerate(segments)
+                if segment.read or not last
             ]
             if last:
                 x_ND = torch.cat([x_ND[rows][list(s.read)] for s, rows in zip(segments, places, strict=True) if s.read])
             x_ND = layer.mlp(layer.out.plus(torch.cat(told) if len(told) > 1 else told[0], x_ND))
-        return norm(x_ND, self.norm), [torch.stack(pieces) if pieces else None for pieces in kept]
+        return norm(x_ND, self.norm, self.native), [torch.stack(pieces) if pieces else None for pieces in kept]
 
-    def _rotation(self, x_ND: Tensor, segments: Sequence[Segment]) -> tuple[Tensor, Tensor]:
-        """Cosine and sine, the sine with the sign that `rotate` wants."""
+    def _attend(
+        self,
+        place: int,
+        segments: Sequence[Segment],
+        q_SHh: Tensor,
+        k_MKh: Tensor,
+        v_MKh: Tensor,
+        masks: dict[int, Tensor | None],
+        last: bool,
+    ) -> Tensor:
+        """Of the last layer only the rows that are read. masks: made when they are first needed."""
+        segment = segments[place]
+        only = list(segment.read) if last else None
+        if self.native and segment.seen_SM is None and only in (None, [segment.size - 1]):
+            return self.native.attend(q_SHh[-1:] if only else q_SHh, k_MKh, v_MKh)
+        if place not in masks:
+            masks[place] = _mask(segment, segments, q_SHh)
+        mask_SM = masks[place]
+        if only is not None:
+            q_SHh, mask_SM = q_SHh[only], mask_SM[only] if mask_SM is not None else None
+        return attend(q_SHh, k_MKh, v_MKh, mask_SM)
+
+    def _rotation(self, x_ND: Tensor, segments: Sequence[Segment]) -> Callable[[Tensor], Tensor]:
+        """From queries, keys and values of all tokens to the queries and keys, turned by their places."""
         positions: list[int] = []
         for segment in segments:
             first = _known(segment, segments)
             positions += segment.positions if segment.positions is not None else range(first, first + segment.size)
-        cos_1Nh, sin_1Nh = self.angles(x_ND, torch.tensor([positions], device=x_ND.device))
+        places_1N = torch.tensor([positions], device=x_ND.device)
+        if native := self.native:
+            cos_1Nh, sin_1Nh = self.angles(torch.empty(0, dtype=torch.float32), places_1N)
+            half = cos_1Nh.shape[-1] // 2
+            cos_Nh, sin_Nh = cos_1Nh[0, :, :half].contiguous(), sin_1Nh[0, :, :half].contiguous()
+
+            def in_place(z_NHh: Tensor) -> Tensor:
+                native.rotate_(z_NHh, cos_Nh, sin_Nh, self.heads + self.kv_heads)
+                return z_NHh[:, : -self.kv_heads]
+
+            return in_place
+        cos_1Nh, sin_1Nh = self.angles(x_ND, places_1N)
         half = sin_1Nh.shape[-1] // 2
         signed_1Nh = torch.cat([-sin_1Nh[..., :half], sin_1Nh[..., half:]], dim=-1)
-        return cos_1Nh[0][:, None], signed_1Nh[0][:, None]
+        return lambda z_NHh: turned(z_NHh[:, : -self.kv_heads], cos_1Nh[0][:, None], signed_1Nh[0][:, None])
 
 
-def norm(x_ND: Tensor, module: Any) -> Tensor:
+def norm(x_ND: Tensor, module: Any, native: Kernels | None) -> Tensor:
+    if native:
+        return native.norm(x_ND, module.weight, module.variance_epsilon)
     x = x_ND.float()
-    scale_N1 = torch.rsqrt(
-        torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]) + module.variance_epsilon
-    )
-    return (x * scale_N1).to(x_ND.dtype).mul_(module.weight)
+    mean_N1 = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
+    return (x * torch.rsqrt(mean_N1 + module.variance_epsilon)).to(x_ND.dtype).mul_(module.weight)
 
 
-def rotate(x_NHh: Tensor, cos_N1h: Tensor, signed_N1h: Tensor) -> Tensor:
+def turned(x_NHh: Tensor, cos_N1h: Tensor, signed_N1h: Tensor) -> Tensor:
+    """signed_N1h: the sine, negative in its first half."""
     return torch.mul(x_NHh, cos_N1h).addcmul_(torch.roll(x_NHh, x_NHh.shape[-1] // 2, -1), signed_N1h)
 
 
@@ -172,16 +211,19 @@ def _mask(segment: Segment, segments: Sequence[Segment], x_ND: Tensor) -> Tensor
     return torch.zeros(seen_SM.shape, dtype=x_ND.dtype).masked_fill_(~seen_SM, float("-inf")).to(x_ND.device)
 
 
-def _rows(tensor: Tensor | None, read: Sequence[int] | None) -> Any:
-    return tensor if tensor is None or read is None else tensor[list(read)]
-
-
 def _places(segments: Sequence[Segment]) -> list[slice]:
     places, at = [], 0
     for segment in segments:
         places.append(slice(at, at + segment.size))
         at += segment.size
     return places
+
+
+def _suits_kernels(layer: Any) -> bool:
+    """Widths that are whole vectors and tiles."""
+    attention, mlp = layer.self_attn, layer.mlp
+    width, inner = mlp.gate_proj.in_features, mlp.gate_proj.out_features
+    return width % 16 == 0 and inner % 16 == 0 and attention.head_dim % 32 == 0
 
 
 def fits(model: nn.Module) -> bool:

@@ -1,0 +1,110 @@
+"""Kernels in C for what stands between a Llama's matrix products on a CPU, compiled once on the machine that runs them.
+
+Without a C compiler, or on a processor without AVX-512 BF16 and AMX, there are none, and torch's own operators do the
+same in half as much time again (docs/log.md). TANDEM_KERNELS=off does without them; a folder there is where they are
+kept, so that an image can bring them compiled.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from shared.data.wheel import cache_folder
+
+SOURCE = Path(__file__).with_name("kernels.c")
+FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+COMPILE_S = 60
+
+log = logging.getLogger(__name__)
+
+
+class Kernels:
+    """Each takes bfloat16 on the CPU."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._library = library
+        library.norm.argtypes = [*[ctypes.c_void_p] * 3, ctypes.c_long, ctypes.c_long, ctypes.c_float]
+        library.rotate.argtypes = [*[ctypes.c_void_p] * 3, *[ctypes.c_long] * 4]
+        library.gated.argtypes = [*[ctypes.c_void_p] * 2, *[ctypes.c_long] * 2]
+        library.attend.argtypes = [*[ctypes.c_void_p] * 4, *[ctypes.c_long] * 8]
+
+    def norm(self, x_ND: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+        x_ND = x_ND.contiguous()
+        y_ND = torch.empty_like(x_ND)
+        self._library.norm(x_ND.data_ptr(), weight_D.data_ptr(), y_ND.data_ptr(), *x_ND.shape, eps)
+        return y_ND
+
+    def rotate_(self, z_NHh: Tensor, cos_Nh: Tensor, sin_Nh: Tensor, heads: int) -> None:
+        """The first `heads` in place. cos_Nh, sin_Nh: float32, of half a head's width."""
+        n, _, width = z_NHh.shape
+        told = z_NHh.data_ptr(), cos_Nh.data_ptr(), sin_Nh.data_ptr()
+        self._library.rotate(*told, n, z_NHh.stride(0), heads, width)
+
+    def gated(self, x_NI: Tensor) -> Tensor:
+        """silu of the first half times the second."""
+        n, both = x_NI.shape
+        y_NI = x_NI.new_empty(n, both // 2)
+        self._library.gated(x_NI.data_ptr(), y_NI.data_ptr(), n, both // 2)
+        return y_NI
+
+    def attend(self, q_SHh: Tensor, k_MKh: Tensor, v_MKh: Tensor) -> Tensor:
+        """S x H h: the last S keys are the queries' own, and each query sees all up to its own."""
+        (n, heads, width), (m, kv_heads, _) = q_SHh.shape, k_MKh.shape
+        told_SD = q_SHh.new_empty(n, heads * width)
+        pointers = [tensor.data_ptr() for tensor in (q_SHh, k_MKh, v_MKh, told_SD)]
+        strides = [tensor.stride(0) for tensor in (q_SHh, k_MKh, v_MKh)]
+        if self._library.attend(*pointers, n, m, heads, kv_heads, width, *strides):
+            raise MemoryError(f"attention of {n} tokens to {m}: no memory for its scratch")
+        return told_SD
+
+
+@functools.cache
+def kernels() -> Kernels | None:
+    """None where this machine has no use or no compiler for them."""
+    where = os.environ.get("TANDEM_KERNELS", "")
+    if where == "off" or platform.system() != "Linux" or platform.machine() != "x86_64":
+        return None
+    if not (torch.cpu._is_amx_tile_supported() and torch.cpu._is_avx512_bf16_supported()):
+        return None
+    try:
+        library = ctypes.CDLL(str(_compiled(Path(where) if where else cache_folder() / "kernels")))
+    except (OSError, subprocess.SubprocessError) as error:
+        log.warning("no kernels of our own, torch's operators instead: %s", error)
+        return None
+    return Kernels(library) if library.prepare() == 0 else None
+
+
+def _compiled(folder: Path) -> Path:
+    """Raises OSError or SubprocessError where there is no compiler, or it fails."""
+    source = SOURCE.read_bytes()
+    made = folder / f"{hashlib.sha256(source + _processor().encode()).hexdigest()[:16]}.so"
+    if made.is_file():
+        return made
+    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        raise OSError("there is no C compiler (cc, gcc or $CC)")
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        draft = Path(scratch) / made.name
+        command = [compiler, *FLAGS, "-o", str(draft), str(SOURCE), "-lm"]
+        subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_S)  # noqa: S603
+        draft.replace(made)
+    return made
+
+
+def _processor() -> str:
+    """What -march=native goes by."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line for line in lines if line.startswith("flags")), "")

@@ -1,0 +1,143 @@
+"""The kernels in C against the same in float32, and the whole forward with and without them."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from ranker.engines import lean, native
+from ranker.engines.lean import LeanLlama, Segment
+from ranker.engines.native import Kernels, kernels
+
+ROUNDING = 2.0**-7
+"""Of bfloat16, twice."""
+
+
+@pytest.fixture
+def ours() -> Kernels:
+    found = kernels()
+    if found is None:
+        pytest.skip("this machine has no compiler, or no AMX")
+    return found
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(torch.bfloat16)
+
+
+def assert_near(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found.float(), expected, rtol=ROUNDING, atol=ROUNDING)
+
+
+def test_the_norm_is_rms_norm(ours: Kernels) -> None:
+    x, weight = drawn(37, 96), drawn(96, seed=1)
+    assert_near(ours.norm(x, weight, 1e-5), F.rms_norm(x.float(), (96,), weight.float(), 1e-5))
+
+
+def test_gated_is_silu_of_the_first_half_times_the_second(ours: Kernels) -> None:
+    x = 20 * drawn(5, 64)
+    gate, up = x.float().chunk(2, dim=-1)
+    assert_near(ours.gated(x), F.silu(gate) * up)
+
+
+def test_rotation_turns_the_first_heads_and_leaves_the_others(ours: Kernels) -> None:
+    z, cos, sin = drawn(7, 5, 64), torch.rand(7, 32), torch.rand(7, 32)
+    one, other = z.float()[:, :3].chunk(2, dim=-1)
+    expected = torch.cat([one * cos[:, None] - other * sin[:, None], other * cos[:, None] + one * sin[:, None]], -1)
+    found = z.clone()
+    ours.rotate_(found, cos, sin, 3)
+    assert_near(found[:, :3], expected)
+    assert torch.equal(found[:, 3:], z[:, 3:])
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "heads", "kv_heads", "width"),
+    [
+        (1, 1, 2, 1, 32),
+        (1, 77, 2, 2, 64),
+        (31, 31, 3, 1, 32),
+        (33, 65, 9, 3, 64),
+        (200, 200, 4, 2, 64),
+        (64, 129, 4, 4, 128),
+    ],
+)
+def test_attention_is_causal_and_sees_what_came_before(
+    ours: Kernels, queries: int, keys: int, heads: int, kv_heads: int, width: int
+) -> None:
+    z, k, v = (
+        drawn(queries, heads + 2, width),
+        drawn(keys, kv_heads, width, seed=1),
+        drawn(keys, kv_heads, width, seed=2),
+    )
+    seen = torch.ones(queries, keys, dtype=torch.bool).tril_(keys - queries)
+    told = F.scaled_dot_product_attention(
+        *(x.float().transpose(0, 1)[None] for x in (z[:, :heads], k, v)), attn_mask=seen, enable_gqa=True
+    )
+    found = ours.attend(z[:, :heads], k, v)
+    assert_near(found, told[0].transpose(0, 1).flatten(1))
+
+
+def test_large_scores_overflow_nothing(ours: Kernels) -> None:
+    q, k, v = 100 * drawn(40, 1, 32), 100 * drawn(40, 1, 32, seed=1), drawn(40, 1, 32, seed=2)
+    assert torch.isfinite(ours.attend(q, k, v)).all()
+
+
+def llama() -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 4}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=300, num_key_value_heads=2, initializer_range=0.1, **sizes)).eval()
+
+
+def run(model: LlamaForCausalLM) -> tuple[Tensor, LeanLlama]:
+    """A prompt, one behind known keys and values, and a child with a mask."""
+    made = LeanLlama(model)
+    prompt = torch.randint(4, 300, (90,), generator=torch.Generator().manual_seed(1))
+    table = model.get_input_embeddings()
+    with torch.inference_mode():
+        _, [known] = made.run(table(prompt[:48]), [Segment(48, [47], keep=48)])
+        seen = torch.ones(10, 58, dtype=torch.bool).tril_(48)
+        segments = [
+            Segment(90, [89]),
+            Segment(42, [41], known_L2KPh=known),
+            Segment(10, [9], known_L2KPh=known, seen_SM=seen),
+        ]
+        states_ND, _ = made.run(table(torch.cat([prompt, prompt[48:], prompt[48:58]])), segments)
+    return states_ND.float(), made
+
+
+def test_the_forward_is_the_same_with_and_without(ours: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = llama()
+    rounded = copy.deepcopy(exact).to(torch.bfloat16)
+    expected, _ = run(exact)
+    found, made = run(rounded)
+    assert made.native is not None
+    monkeypatch.setattr(lean, "kernels", lambda: None)
+    without, _ = run(rounded)
+
+    def off(states_ND: Tensor) -> float:
+        return float((states_ND - expected).norm() / expected.norm())
+
+    assert off(found) < 0.05
+    assert off(found) < 1.5 * off(without) + 0.005
+    assert float((found[0] - found[1]).abs().max()) < 0.15
+
+
+def test_without_a_compiler_there_are_none_and_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ours: Kernels
+) -> None:
+    monkeypatch.setenv("TANDEM_KERNELS", str(tmp_path / "none"))
+    monkeypatch.setenv("CC", str(tmp_path / "no-compiler"))
+    assert native.kernels.__wrapped__() is None
+    assert "torch's operators instead" in caplog.text
+    assert not list(tmp_path.rglob("*.so"))
+
+
+def test_they_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TANDEM_KERNELS", "off")
+    assert native.kernels.__wrapped__() is None
