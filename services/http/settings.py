@@ -47,8 +47,8 @@ class HttpSettings(BaseSettings):
     )
     otlp_endpoint: str | None = Field(
         default=None,
-        description="Traces go to this OpenTelemetry collector, over HTTP; for example http://127.0.0.1:4318. Needs the "
-        "extra `tracing`.",
+        description="Traces go to this OpenTelemetry collector, over HTTP; for example http://127.0.0.1:4318. Needs "
+        "the extra `tracing`.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="JSON lines on stderr at this level and above."
