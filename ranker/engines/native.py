@@ -1,8 +1,8 @@
-"""Kernels in C for what stands between a Llama's matrix products on a CPU, compiled once on the machine that runs them.
+"""Kernels in C for what stands between a Llama's matrix products on a CPU, compiled once.
 
 Without a C compiler, or on a processor without AVX-512 BF16 and AMX, there are none, and torch's own operators do the
 same in half as much time again (docs/log.md). TANDEM_KERNELS=off does without them; a folder there is where they are
-kept, so that an image can bring them compiled.
+kept. An image without a compiler brings them: `python -m ranker.engines.native FOLDER` compiles on any x86-64.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -24,7 +25,8 @@ from torch import Tensor
 from shared.data.wheel import cache_folder
 
 SOURCE = Path(__file__).with_name("kernels.c")
-FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC")
+SETS = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16", "amx-tile", "amx-bf16")
+FLAGS = ("-O3", *(f"-m{name}" for name in SETS), "-fopenmp", "-shared", "-fPIC")
 COMPILE_S = 60
 
 log = logging.getLogger(__name__)
@@ -79,17 +81,17 @@ def kernels() -> Kernels | None:
     if not (torch.cpu._is_amx_tile_supported() and torch.cpu._is_avx512_bf16_supported()):
         return None
     try:
-        library = ctypes.CDLL(str(_compiled(Path(where) if where else cache_folder() / "kernels")))
+        library = ctypes.CDLL(str(compiled(Path(where) if where else cache_folder() / "kernels")))
     except (OSError, subprocess.SubprocessError) as error:
         log.warning("no kernels of our own, torch's operators instead: %s", error)
         return None
     return Kernels(library) if library.prepare() == 0 else None
 
 
-def _compiled(folder: Path) -> Path:
-    """Raises OSError or SubprocessError where there is no compiler, or it fails."""
-    source = SOURCE.read_bytes()
-    made = folder / f"{hashlib.sha256(source + _processor().encode()).hexdigest()[:16]}.so"
+def compiled(folder: Path) -> Path:
+    """The library in that folder. Raises OSError or SubprocessError where there is no compiler, or it fails."""
+    told = SOURCE.read_bytes() + " ".join(FLAGS).encode()
+    made = folder / f"{hashlib.sha256(told).hexdigest()[:16]}.so"
     if made.is_file():
         return made
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
@@ -104,7 +106,5 @@ def _compiled(folder: Path) -> Path:
     return made
 
 
-def _processor() -> str:
-    """What -march=native goes by."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line for line in lines if line.startswith("flags")), "")
+if __name__ == "__main__":
+    print(compiled(Path(sys.argv[1])))
