@@ -14,7 +14,7 @@ help:
 	@echo "make check        ruff, mypy, import-linter, hadolint, docker-compose config"
 	@echo "make images-check the Dockerfiles' own steps in a bare Debian, and the services in it; root, 15 minutes"
 	@echo "make generated    the files that are made from others: docs/settings.md, the alerts for Kubernetes"
-	@echo "make bench        the gateway beside a bare route, in one run: six minutes"
+	@echo "make bench        the gateway beside a bare route, in one run: six minutes; also: tandem bench rank"
 
 demo: .venv/models
 	$(BIN)/tandem demo $(ARGS)
