@@ -86,7 +86,9 @@ class BlendedRanker:
         best = tuple(Candidate(listed[place].item, float(blended_C[place])) for place in order(blended_C))
         p_C = np.exp(log_C)
         entropy = max(0.0, float(-(p_C * np.where(p_C > 0, log_C, 0)).sum()))
-        return Ranking(best, min(1.0, opinion.mass), entropy, opinion.notes)
+        # Who is not heard cannot make the order doubtful.
+        mass = min(1.0, opinion.mass) if self.weight else 1.0
+        return Ranking(best, mass, entropy, opinion.notes)
 
 
 def opinions(
