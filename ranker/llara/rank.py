@@ -64,11 +64,17 @@ class LLaRAScorer:
         if told.answer == "letter":
             scores = engine.label_logits(prompts, told.labels, keep=keep)
             rows = zip(items, scores.logits_BK.astype(np.float64), scores.mass_B, strict=True)
-            return [Opinion(logits_K[: len(listed)], known(mass)) for listed, logits_K, mass in rows]
+            return [_of_letters(logits_K, len(listed), known(mass)) for listed, logits_K, mass in rows]
         assert isinstance(engine, TellsLikelihoods)
         answers = [[told.right(listed, place) for place in range(len(listed))] for listed in items]
         found = [log_C.astype(np.float64) for log_C in engine.log_likelihoods(prompts, answers, keep=keep)]
         return [Opinion(log_C, min(1.0, float(np.exp(log_C).sum()))) for log_C in found]
+
+
+def _of_letters(logits_K: np.ndarray, shown: int, mass: float) -> Opinion:
+    """mass: of all letters; that of those that stood in the prompt is the opinion's."""
+    p_K = np.exp(logits_K - logits_K.max())
+    return Opinion(logits_K[:shown], mass * float(p_K[:shown].sum() / p_K.sum()))
 
 
 def restore(
