@@ -88,7 +88,7 @@ def vllm(asked: Asked) -> Run:
 
 
 def openvino(asked: Asked) -> Run:
-    """In a process without torch: beside it OpenVINO 2026.4 died of a division by zero while it compiled a Llama."""
+    """In a process of its own: OpenVINO 2026.4 can die of a division by zero while it compiles for bfloat16."""
     import openvino as ov
     import torch
 
@@ -110,6 +110,7 @@ class Apart:
         self.pipe, theirs = spawn.Pipe()
         self.process = spawn.Process(target=_serve_openvino, args=(theirs, str(file), precision), daemon=True)
         self.process.start()
+        theirs.close()  # so that its death ends our waiting with an EOFError
         self.pipe.recv()
 
     def __call__(self, ids_BT: np.ndarray) -> np.ndarray:
