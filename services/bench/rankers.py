@@ -6,6 +6,7 @@ Each user is asked about twice: first when nothing is known of it, then again wi
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import resource
 import statistics
@@ -15,10 +16,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
 from services.bench.machine import load_average, machine
+from shared.errors import Unavailable
 
 CANDIDATES = 20
 FIRST, AGAIN, TOGETHER = "first", "again", "together"
@@ -57,7 +60,7 @@ class Answer:
 
 
 def run(settings: Settings, said: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
-    """The report. Raises what loading the artifacts raises."""
+    """The report. Raises BadArtifact; Unavailable where a process ends, which says why itself."""
     asked = questions(settings)
     began = load_average()
     trials: dict[str, dict[str, list[Answer]]] = {}
@@ -65,18 +68,18 @@ def run(settings: Settings, said: Callable[[str], None] = lambda line: None) -> 
     with processes(settings) as workers:
         for name, worker in workers.items():
             trials[name] = {FIRST: [], AGAIN: []}
-            facts[name] = worker.recv()
+            facts[name] = told(name, worker)
         for number, question in enumerate(asked):
             for kind in (FIRST, AGAIN):
                 for name, worker in workers.items():
                     worker.send((question, kind))
-                    answer: Answer = worker.recv()
+                    answer: Answer = told(name, worker)
                     if number:
                         trials[name][kind].append(answer)
             said(f"{number}/{settings.users} users")
         for name, worker in workers.items():
             worker.send(None)
-            facts[name]["peak_mib"] = worker.recv()
+            facts[name]["peak_mib"] = told(name, worker)
     return report_of(settings, trials, facts, _together(settings)) | {"load_average": [began, load_average()]}
 
 
@@ -103,7 +106,7 @@ def _summary(answers: Sequence[Answer]) -> dict[str, float]:
     ms = sorted(answer.ms for answer in answers)
     return {
         "p50_ms": round(statistics.median(ms), 2),
-        "p90_ms": round(ms[int(0.9 * (len(ms) - 1))], 2),
+        "p90_ms": round(ms[math.ceil(0.9 * len(ms)) - 1], 2),
         "passes": round(statistics.mean(answer.passes for answer in answers), 2),
         "tokens": round(statistics.mean(answer.tokens for answer in answers), 1),
     }
@@ -147,9 +150,24 @@ def processes(settings: Settings) -> Iterator[dict[str, Connection]]:
             workers[SERVED_AS.get(method, method)] = here
         yield workers
     finally:
+        for worker in workers.values():
+            worker.close()
         for process in started:
-            process.kill()
-            process.join()
+            _ended(process)
+
+
+def told(name: str, worker: Connection) -> Any:
+    try:
+        return worker.recv()
+    except EOFError:
+        raise Unavailable(f"the process of {name} has ended; its message stands above") from None
+
+
+def _ended(process: SpawnProcess) -> None:
+    """By itself, which lets it clear up; else by force."""
+    process.join(timeout=10)
+    process.kill()
+    process.join()
 
 
 def _serve(pipe: Connection, settings: Settings, folder: Path) -> None:
@@ -212,10 +230,9 @@ def _together(settings: Settings) -> float:
     process.start()
     there.close()
     try:
-        return float(here.recv())
+        return float(told(TOGETHER, here))
     finally:
-        process.kill()
-        process.join()
+        _ended(process)
 
 
 def _serve_together(pipe: Connection, settings: Settings) -> None:
