@@ -23,6 +23,7 @@ SERVICES: Mapping[str, type[HttpSettings]] = {
 }
 ELSEWHERE = {
     "TANDEM_CACHE": "Where commands keep what they download, backbones among it; unset: `~/.cache/tandem`.",
+    "TANDEM_KERNELS": "Where the CPU kernels are kept, compiled; `off`: torch's own operators alone; unset: the cache.",
 }
 """What is read without a settings class."""
 BOUNDS = ((Ge, "ge", "from {}"), (Gt, "gt", "above {}"), (Le, "le", "to {}"), (Lt, "lt", "below {}"))
