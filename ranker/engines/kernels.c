@@ -92,16 +92,17 @@ int prepare(void) { return (int)syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP
 
 /* Keys as the second factor: per 16 keys and 32 widths, row r holds the widths 2 r and 2 r + 1 of each key. */
 static void pack_keys(const bf16 *k, uint32_t *out, long m, long stride, long h) {
-    for (long key = 0; key < UP(m, 32); key += 16)
+    __m512i places = _mm512_mullo_epi32(
+        _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), _mm512_set1_epi32((int)stride * 2));
+    for (long key = 0; key < UP(m, 32); key += 16) {
+        __mmask16 here = m - key >= 16 ? 0xffff : m > key ? (1u << (m - key)) - 1 : 0;
         for (long w = 0; w < h; w += 32, out += 256)
-            for (long c = 0; c < 16; c++) {
-                const bf16 *from = k + (key + c) * stride + w;
-                for (long r = 0; r < 16; r++) {
-                    uint32_t word = 0;
-                    if (key + c < m) memcpy(&word, from + 2 * r, 4);
-                    out[r * 16 + c] = word;
-                }
+            for (long r = 0; r < 16; r++) {
+                const bf16 *from = k + key * stride + w + 2 * r;
+                _mm512_storeu_si512(out + r * 16,
+                                    _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), here, places, from, 1));
             }
+    }
 }
 
 /* Values as the second factor: per 32 keys and 16 widths, row r holds the keys 2 r and 2 r + 1 of each width. */
@@ -109,11 +110,12 @@ static void pack_values(const bf16 *v, uint32_t *out, long m, long stride, long 
     for (long key = 0; key < UP(m, 32); key += 32)
         for (long w = 0; w < h; w += 16, out += 256)
             for (long r = 0; r < 16; r++) {
-                const bf16 *one = v + (key + 2 * r) * stride + w, *other = one + stride;
-                for (long c = 0; c < 16; c++) {
-                    uint32_t low = key + 2 * r < m ? one[c] : 0, high = key + 2 * r + 1 < m ? other[c] : 0;
-                    out[r * 16 + c] = low | high << 16;
-                }
+                const bf16 *one = v + (key + 2 * r) * stride + w;
+                __m512i low = _mm512_setzero_si512(), high = low;
+                if (key + 2 * r < m) low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)one));
+                if (key + 2 * r + 1 < m)
+                    high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(one + stride)));
+                _mm512_storeu_si512(out + r * 16, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
             }
 }
 

@@ -24,7 +24,7 @@ from ranker.engines.native import Kernels, kernels
 class Segment:
     """Tokens that stand one after another, each seeing those before it.
 
-    known_L2KPh: keys and values of what stands before the first token. parent: or the segment that does, by its place
+    known_L2PKh: keys and values of what stands before the first token. parent: or the segment that does, by its place
     in the same call; what that one knows comes first. positions: of the tokens, where they are not simply the next.
     seen_SM: which of all keys, known ones first, a token sees, where that is not simply all before it. read: the tokens
     whose states are wanted. keep: of how many first tokens keys and values are wanted.
@@ -32,7 +32,7 @@ class Segment:
 
     size: int
     read: Sequence[int]
-    known_L2KPh: Tensor | None = None
+    known_L2PKh: Tensor | None = None
     parent: int | None = None
     positions: Sequence[int] | None = None
     seen_SM: Tensor | None = None
@@ -76,7 +76,7 @@ class LeanLlama:
     @torch.inference_mode()
     def run(self, x_ND: Tensor, segments: Sequence[Segment]) -> tuple[Tensor, list[Tensor | None]]:
         """Final-norm states of the tokens read, segment after segment; and per segment what it should keep: L x 2 x
-        kv heads x keep x h."""
+        keep x kv heads x h."""
         places = _places(segments)
         rotate = self._rotation(x_ND, segments)
         masks: dict[int, Tensor | None] = {}
@@ -93,7 +93,7 @@ class LeanLlama:
                 if segment.keep:
                     start = places[place].start
                     rows = slice(start, start + segment.keep)
-                    kept[place].append(torch.stack([k_NKh[rows], v_NKh[rows]]).transpose(1, 2))
+                    kept[place].append(torch.stack([k_NKh[rows], v_NKh[rows]]))
             told = [
                 self._attend(place, segments, q_NHh[places[place]], *pairs[place], masks, last)
                 for place, segment in enumerate(segments)
@@ -184,8 +184,8 @@ def _keys_and_values(
     if segment.parent is not None:
         parent_k, parent_v = _keys_and_values(layer, segment.parent, segments, places, k_NKh, v_NKh)
         before_k, before_v = [parent_k], [parent_v]
-    elif segment.known_L2KPh is not None:
-        before_k, before_v = ([both.transpose(0, 1)] for both in segment.known_L2KPh[layer])
+    elif segment.known_L2PKh is not None:
+        before_k, before_v = ([both_PKh] for both_PKh in segment.known_L2PKh[layer])
     own = places[place]
     if not before_k:
         return k_NKh[own], v_NKh[own]
@@ -196,7 +196,7 @@ def _known(segment: Segment, segments: Sequence[Segment]) -> int:
     if segment.parent is not None:
         parent = segments[segment.parent]
         return _known(parent, segments) + parent.size
-    return segment.known_L2KPh.shape[3] if segment.known_L2KPh is not None else 0
+    return segment.known_L2PKh.shape[2] if segment.known_L2PKh is not None else 0
 
 
 def _mask(segment: Segment, segments: Sequence[Segment], x_ND: Tensor) -> Tensor | None:

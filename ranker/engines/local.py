@@ -173,14 +173,14 @@ class LocalEngine:
         for unit in asked:
             # At least one token of the head is computed: its state may be what is asked for.
             chain = digests(unit.head, max(unit.keep, 0)) if unit.keep else []
-            known_L2KPh = prefixes.find(chain[: (len(unit.head) - 1) // BLOCK])
-            known = known_L2KPh.shape[3] if known_L2KPh is not None else 0
+            known_L2PKh = prefixes.find(chain[: (len(unit.head) - 1) // BLOCK])
+            known = known_L2PKh.shape[2] if known_L2PKh is not None else 0
             own = len(unit.head) - known
             keep = max(0, len(chain) * BLOCK - known)
             alone = not unit.branches
             branched = sum(len(branch) for branch in unit.branches)
             read = [own - 1] if alone or unit.inside else []
-            segments.append(Segment(own, read, known_L2KPh=known_L2KPh, keep=keep))
+            segments.append(Segment(own, read, known_L2PKh=known_L2PKh, keep=keep))
             pieces.append(told.piece(unit.head, known))
             stored.append((chain, known // BLOCK))
             if branched:
@@ -191,9 +191,9 @@ class LocalEngine:
             self.reuse.computed += own + branched
             self.reuse.reused += known + len(unit.head) * max(0, len(unit.rows) - 1)
         states_ND, kept = forward.run(told.embedded(pieces, self._table(adapter)), segments)
-        for (chain, first), states_L2KPh in zip(stored, kept, strict=True):
-            if states_L2KPh is not None:
-                prefixes.put(chain, states_L2KPh, first)
+        for (chain, first), states_L2PKh in zip(stored, kept, strict=True):
+            if states_L2PKh is not None:
+                prefixes.put(chain, states_L2PKh, first)
         return list(states_ND.split(sizes))
 
     def _table(self, adapter: str | None) -> Tensor:

@@ -43,20 +43,20 @@ class Prefixes:
         return int(self._blocks.currsize)
 
     def find(self, digests: Sequence[bytes]) -> Tensor | None:
-        """Of as many leading blocks as are known: L x 2 x kv heads x tokens x h."""
+        """Of as many leading blocks as are known: L x 2 x tokens x kv heads x h."""
         found = []
         for digest in digests:
             block = self._blocks.get(digest)
             if block is None:
                 break
             found.append(block)
-        return torch.cat(found, dim=3) if found else None
+        return torch.cat(found, dim=2) if found else None
 
-    def put(self, digests: Sequence[bytes], states_L2KPh: Tensor, first: int) -> None:
-        """states_L2KPh: from block `first` on. The first blocks are the last to go: without them the rest is lost."""
+    def put(self, digests: Sequence[bytes], states_L2PKh: Tensor, first: int) -> None:
+        """states_L2PKh: from block `first` on. The first blocks are the last to go: without them the rest is lost."""
         for number in reversed(range(first, len(digests))):
             start = (number - first) * BLOCK
-            block = states_L2KPh[:, :, :, start : start + BLOCK].clone()
+            block = states_L2PKh[:, :, start : start + BLOCK].clone()
             if block.nbytes <= self._blocks.maxsize:
                 self._blocks[digests[number]] = block
         for digest in reversed(digests[:first]):

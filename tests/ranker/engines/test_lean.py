@@ -39,9 +39,9 @@ def test_segments_of_any_lengths_are_what_each_is_alone(bpe: Backbone) -> None:
 def test_known_keys_and_values_spare_their_tokens(bpe: Backbone) -> None:
     lean = LeanLlama(bpe.model)
     _, [known, _] = lean.run(embedded(bpe, ONE, OTHER), [Segment(7, [6], keep=5), Segment(3, [2])])
-    states_ND, _ = lean.run(embedded(bpe, ONE[5:]), [Segment(2, [0, 1], known_L2KPh=known)])
+    states_ND, _ = lean.run(embedded(bpe, ONE[5:]), [Segment(2, [0, 1], known_L2PKh=known)])
     assert known is not None
-    assert known.shape[3] == 5
+    assert known.shape[2] == 5
     assert apart(states_ND, own(bpe, ONE)[5:]) < 1e-5
 
 

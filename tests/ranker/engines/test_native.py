@@ -104,8 +104,8 @@ def run(model: LlamaForCausalLM) -> tuple[Tensor, LeanLlama]:
         seen = torch.ones(10, 58, dtype=torch.bool).tril_(48)
         segments = [
             Segment(90, [89]),
-            Segment(42, [41], known_L2KPh=known),
-            Segment(10, [9], known_L2KPh=known, seen_SM=seen),
+            Segment(42, [41], known_L2PKh=known),
+            Segment(10, [9], known_L2PKh=known, seen_SM=seen),
         ]
         states_ND, _ = made.run(table(torch.cat([prompt, prompt[48:], prompt[48:58]])), segments)
     return states_ND.float(), made
