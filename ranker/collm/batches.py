@@ -27,7 +27,8 @@ def pairs_of(data: Prepared, retriever: Retriever, config: CoLLMConfig) -> PairD
         train += [(user, t) for t in range(1, len(seen))]
         valid += [(user, len(sequence) - 2)] if len(sequence) >= 3 else []
     first = config.tune not in AT_ONCE and not config.tallrec
-    steps = [config.text_prompts] * first + [config.mapping_prompts] * (config.tune != "text")
+    # Of both steps wherever there is a first one: TALLRec alone sees the prompts that it sees within CoLLM.
+    steps = (config.text_prompts, config.mapping_prompts) if first else (config.mapping_prompts,)
     wanted = -(-max(steps) // (1 if config.packed else 1 + config.negatives)) if all(steps) else len(train)
     parts = {
         "train": _labelled(data, _some(train, wanted, config.seed), retriever, config.negatives, config, 1),
