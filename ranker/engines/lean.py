@@ -69,7 +69,7 @@ class LeanLlama:
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         weight = inner.norm.weight
         pack = packs(weight.device, weight.dtype, inner.layers)
-        self.native = kernels() if pack and _suits_kernels(inner.layers[0]) else None
+        self.native = kernels() if pack and _suits_kernels(inner.layers[0], self.heads) else None
         self.layers = [Layer(module, pack, self.native) for module in inner.layers]
         self.angles, self.norm = inner.rotary_emb, inner.norm
 
@@ -219,11 +219,11 @@ def _places(segments: Sequence[Segment]) -> list[slice]:
     return places
 
 
-def _suits_kernels(layer: Any) -> bool:
+def _suits_kernels(layer: Any, heads: int) -> bool:
     """Widths that are whole vectors and tiles."""
     attention, mlp = layer.self_attn, layer.mlp
     width, inner = mlp.gate_proj.in_features, mlp.gate_proj.out_features
-    return width % 16 == 0 and inner % 16 == 0 and attention.head_dim % 32 == 0
+    return width % 16 == 0 and inner % 16 == 0 and attention.q_proj.out_features // heads % 32 == 0
 
 
 def fits(model: nn.Module) -> bool:

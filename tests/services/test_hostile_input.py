@@ -116,6 +116,11 @@ ODD_HEADERS = [
 TIMEOUTS = [b"0", b"-1", b"nan", b"inf", b"soon", b"1e3", b"999999999999", b"1" * 5_000, b"\xb2", b"", b"1,2"]
 
 
+def usual(one: Operation) -> int:
+    """The answer to its example. Without a registry there is nothing to roll out."""
+    return 422 if "/admin/" in one.path else 200
+
+
 def with_example(one: Operation, headers: Sequence[tuple[bytes, bytes]]) -> dict[str, Any]:
     return {"method": one.method, "url": one.url, "content": json.dumps(one.example).encode(), "headers": headers}
 
@@ -135,7 +140,7 @@ async def test_an_odd_header_does_no_harm(header: tuple[bytes, bytes]) -> None:
     async with client(embedded_app()) as http:
         for one in WITH_BODY:
             response = await http.request(**with_example(one, [(b"content-type", b"application/json"), header]))
-            assert response.status_code == 200, f"{one}: {response.text[:500]}"
+            assert response.status_code == usual(one), f"{one}: {response.text[:500]}"
             assert len(response.headers["x-request-id"]) == 32
             assert "set-cookie" not in response.headers
 
@@ -148,7 +153,7 @@ async def test_a_senseless_budget_is_refused_where_a_budget_counts(value: bytes)
             response = await http.request(**with_example(one, headers))
             named = OPENAPI["paths"][one.path][one.method.lower()].get("parameters", [])
             counts = any(parameter["name"] == "X-Request-Timeout-Ms" for parameter in named)
-            assert response.status_code == (422 if counts else 200), f"{one}: {response.text[:500]}"
+            assert response.status_code == (422 if counts else usual(one)), f"{one}: {response.text[:500]}"
 
 
 def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
