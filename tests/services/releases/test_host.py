@@ -23,6 +23,7 @@ from shared.errors import (
     UnknownRelease,
 )
 from shared.wire import ReleaseCard
+from tests.services.releases.memory import gone
 
 pytestmark = pytest.mark.anyio
 
@@ -177,8 +178,8 @@ async def test_nothing_is_left_in_memory_of_a_load_that_failed(workshop: Worksho
     host = Choosy(Thing("live"), "start", workshop)
     with pytest.raises(BadArtifact) as caught:
         await host.load("two", soon())
-    await asyncio.sleep(0)
-    assert seen[0]() is None, caught.value
+    await gone(*seen)
+    assert len(seen) == 1, caught.value
     assert await names(host) == ["start"]
 
 
