@@ -36,7 +36,7 @@ class Bound:
     def last_hidden(
         self, prompts: Sequence[Prompt], adapter: str | None = None, keep: Sequence[int] | None = None
     ) -> np.ndarray:
-        return self.engine.last_hidden(prompts, adapter or self.adapter)
+        return self.engine.last_hidden(prompts, adapter or self.adapter, keep)
 
     def log_likelihoods(
         self,

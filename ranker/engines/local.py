@@ -85,7 +85,7 @@ class LocalEngine:
         hidden_BD = self._last_states(prompts, adapter, keep)
         head = self._base(adapter).model.lm_head
         labels_BK = F.linear(hidden_BD.float(), head.weight[list(labels)].float())
-        # The whole vocabulary costs 0.05 % of the forward, and tells how much of it the labels hold.
+        # Tells how much of the whole vocabulary the labels hold: few operations, but all of the head is read.
         everything_B = torch.logsumexp(head(hidden_BD).float(), dim=-1)
         mass_B = torch.exp(torch.logsumexp(labels_BK, -1) - everything_B).clamp(max=1.0)
         return LabelScores(labels_BK.cpu().numpy(), mass_B.cpu().numpy())
