@@ -63,7 +63,9 @@ class Engine(Protocol):
         """After each prompt's last token. labels: K token ids."""
         ...
 
-    def last_hidden(self, prompts: Sequence[Prompt], adapter: str | None = None) -> np.ndarray:
+    def last_hidden(
+        self, prompts: Sequence[Prompt], adapter: str | None = None, keep: Sequence[int] | None = None
+    ) -> np.ndarray:
         """B x D, float32: the final-norm state at each prompt's last token, not scaled to unit length."""
         ...
 

@@ -229,7 +229,13 @@ class Logprobs(_Instance):
     def __init__(self, base: Backbone, config: VllmConfig | None = None) -> None:
         super().__init__(base, config or VllmConfig(), runner="generate", enable_prompt_embeds=True)
 
-    def label_logits(self, prompts: Sequence[Prompt], labels: Sequence[int], adapter: str | None = None) -> LabelScores:
+    def label_logits(
+        self,
+        prompts: Sequence[Prompt],
+        labels: Sequence[int],
+        adapter: str | None = None,
+        keep: Sequence[int] | None = None,
+    ) -> LabelScores:
         """Here the logits are log probabilities: comparable within a prompt, not between prompts."""
         from vllm import SamplingParams
 
@@ -257,7 +263,13 @@ class LabelHead(_Instance):
             base, config or VllmConfig(), runner="pooling", hf_overrides=overrides, enable_prompt_embeds=True
         )
 
-    def label_logits(self, prompts: Sequence[Prompt], labels: Sequence[int], adapter: str | None = None) -> LabelScores:
+    def label_logits(
+        self,
+        prompts: Sequence[Prompt],
+        labels: Sequence[int],
+        adapter: str | None = None,
+        keep: Sequence[int] | None = None,
+    ) -> LabelScores:
         """Raises BadInput for other labels than those of the start."""
         from vllm import PoolingParams
 
