@@ -22,9 +22,9 @@ demo: .venv/models
 stack: .venv/stack .env
 	$(BIN)/tandem stack $(ARGS)
 
-# The demo first: what is tried there has no network, and would train for five minutes.
+# The demo first, for its data and language model: what is tried there has no network.
 images-check: .venv/dev
-	$(BIN)/tandem demo --once
+	$(BIN)/tandem demo --no-train --once
 	$(BIN)/python docker/images.py train retrieval ranking gateway --demo artifacts/demo $(ARGS)
 
 test: .venv/dev

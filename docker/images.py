@@ -4,7 +4,7 @@
 
 Each step of the Dockerfiles is done in a bare Debian (rootfs.py). Then each service starts as its own user, its root
 read-only, all in a network of their own, with the command of its Dockerfile; its HEALTHCHECK must succeed. With all of
-them, `train` publishes what the demo trained, and the gateway must answer with a ranking.
+them, `train` publishes the demo's release, and the gateway must answer with a ranking.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _check(work: Path, options: argparse.Namespace) -> None:
 
 
 def _train(image: Image, network: list[str], volume: Path) -> None:
-    """With nothing to download from: what it trains on is there, and trained already."""
+    """With nothing to download from: the data and the language model are there."""
     rootfs.freeze(image, {}, {"models": volume})
     command = [*network, *rootfs.words(image, [*image.entrypoint, *image.command])]
     if subprocess.run(command, check=False).returncode or not (volume / "current").exists():

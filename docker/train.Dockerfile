@@ -1,4 +1,4 @@
-# The one-shot that makes the demo's release: data, LRURec, the shipped adapter. pip is in it, to fetch data and SmolLM2.
+# The one-shot that makes the demo's release: data, the shipped LRURec and adapters. pip is in it, to fetch data and SmolLM2.
 # About 1.6 GB: Debian 75, Python 50, packages 1462, of which torch for a CPU 757 (docker/packages.py sizes).
 FROM debian:12.14-slim AS build
 # Debian keeps one version of a package, the one with its security fixes: a pinned one is gone tomorrow.
@@ -38,4 +38,4 @@ ENV PATH=/opt/tandem/bin:/usr/local/bin:/usr/bin:/bin \
 USER 10001:10001
 HEALTHCHECK NONE
 ENTRYPOINT ["tandem"]
-CMD ["demo", "--home", "/models/demo", "--registry", "/models"]
+CMD ["demo", "--no-train", "--home", "/models/demo", "--registry", "/models"]

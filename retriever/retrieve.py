@@ -24,6 +24,7 @@ from shared.errors import BadArtifact
 from shared.history import History
 from shared.protocols import ServedRetriever
 
+SHIPPED = Path(__file__).parent / "shipped"
 WEIGHTS, POPULARITY = "lrurec.safetensors", "popularity.safetensors"
 ENCODE_BATCH = 256
 

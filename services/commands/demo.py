@@ -40,18 +40,20 @@ class Demo:
     """The address to listen at."""
     port: int = 8000
     """The port to listen at."""
+    train: bool = True
+    """Train the retriever, unless --home has one; --no-train then takes the shipped one, which the same recipe made."""
     registry: Path | None = None
     """Serve nothing: publish what was made into this registry, where it has no current release yet."""
 
 
 def run(args: Demo) -> None:
     if args.registry:
-        _publish(args.registry, args.home)
+        _publish(args.registry, args.home, args.train)
     else:
         _show(args)
 
 
-def _publish(folder: Path, home: Path) -> None:
+def _publish(folder: Path, home: Path, train: bool) -> None:
     """With the language model at hand as well, so that a service need not fetch it."""
     from shared.registry import CURRENT, Registry
 
@@ -62,9 +64,9 @@ def _publish(folder: Path, home: Path) -> None:
 
     smollm2_folder()
     _prepare(home)
-    _train(home)
+    retriever = _retriever(home, train)
     registry = Registry(folder)
-    release = publish(registry, home / DATASET, home / "retriever", shipped())
+    release = publish(registry, home / DATASET, retriever, shipped())
     registry.point(release.id)
     print(f"published {release.id} to {folder}", file=sys.stderr)
 
@@ -83,8 +85,8 @@ def _show(args: Demo) -> None:
     _prepare(args.home)
     data = load(args.home / DATASET)
     history = data.history(args.user)
-    _train(args.home)
-    with _serving(args) as base:
+    retriever = _retriever(args.home, args.train)
+    with _serving(args, retriever) as base:
         titles = [data.catalog[i].title for i in history.items]
         print(f"\nUser {args.user} of MovieLens: {len(titles)} films, the latest ten, oldest first")
         for title in titles[-10:]:
@@ -116,21 +118,28 @@ def _prepare(home: Path) -> None:
         data.run(data.Prepare(dataset=DATASET, out=home / DATASET))
 
 
-def _train(home: Path) -> None:
-    from services.commands import train
+def _retriever(home: Path, train: bool) -> Path:
+    made = home / "retriever"
+    if (made / "manifest.json").is_file():
+        return made
+    if not train:
+        from retriever.retrieve import SHIPPED
 
-    if not (home / "retriever" / "manifest.json").is_file():
-        print("2. LRURec, the retriever: some five minutes on two cores, once", file=sys.stderr)
-        resume = (home / "retriever.partial" / "run.json").is_file()
-        train.run(train.Retriever(data=home / DATASET, out=home / "retriever", resume=resume))
+        return SHIPPED / f"lrurec-{DATASET}"
+    from services.commands import train as command
+
+    print("2. LRURec, the retriever: some five minutes on two cores, once", file=sys.stderr)
+    resume = (home / "retriever.partial" / "run.json").is_file()
+    command.run(command.Retriever(data=home / DATASET, out=made, resume=resume))
+    return made
 
 
 @contextmanager
-def _serving(args: Demo) -> Iterator[str]:
+def _serving(args: Demo, retriever: Path) -> Iterator[str]:
     """`tandem serve all` as its own process, ready; stopped at the end."""
     base = f"http://{args.host}:{args.port}"
     _require_free(args.host, args.port)
-    words = ["serve", "all", "--data", str(args.home / DATASET), "--retriever", str(args.home / "retriever")]
+    words = ["serve", "all", "--data", str(args.home / DATASET), "--retriever", str(retriever)]
     words += [word for folder in shipped() for word in ("--ranker", str(folder))]
     words += ["--host", args.host, "--port", str(args.port)]
     environment = {"TANDEM_LOG_LEVEL": "warning"} | os.environ

@@ -70,7 +70,7 @@ def parts(settings: Mapping[str, str], registry: Path, demo: Path, ports: Ports)
         ),
         Part(
             name="train",
-            command=_tandem("demo", "--home", str(demo), "--registry", str(registry)),
+            command=_tandem("demo", "--no-train", "--home", str(demo), "--registry", str(registry)),
             environment=_pip() | environment(),
         ),
         Part(

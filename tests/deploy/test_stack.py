@@ -28,8 +28,8 @@ from tests.redis_server import free_port
 WIRED = {"TANDEM_RETRIEVAL_URL", "TANDEM_RANKING_URL", "TANDEM_REDIS_URL", "TANDEM_API_KEYS_FILE"}
 """Where the parts find one another, and files: not the same on one machine and in a network of containers."""
 PAGES = {"prometheus", "grafana"}
-READY_S = 600
-"""For a clone that has never run the demo; the sixty seconds of a clone that has are measured apart."""
+READY_S = 300
+"""With the downloads of a clone that has never run anything."""
 BACK_S = 120
 
 
@@ -107,7 +107,7 @@ def test_train_leaves_a_registry_alone_that_has_a_release(tmp_path: Path) -> Non
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["current", "registry"]
 
 
-# The real thing: MovieLens, a trained LRURec, the shipped adapter, a real Redis
+# The real thing: MovieLens, the shipped LRURec and adapters, a real Redis
 
 
 class Real:
