@@ -3,7 +3,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: demo stack images-check test test-real test-vllm .venv-vllm check bench generated clean help
+.PHONY: demo stack images-check test test-real test-vllm .venv-vllm .venv-rectools check bench generated clean help
 
 help:
 	@echo "make demo         a real recommendation on MovieLens, then a server; ARGS=--once to exit instead"
@@ -23,7 +23,16 @@ stack: .venv/stack .env
 	$(BIN)/tandem stack $(ARGS)
 
 # The demo first, for its data and language model: what is tried there has no network.
-images-check: .venv/dev
+images-# For the rows of SASRec and BERT4Rec in docs/results.md. RecTools wants NumPy 1.
+.venv-rectools: .venv-rectools/ready
+
+.venv-rectools/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-rectools
+	.venv-rectools/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	.venv-rectools/bin/pip install --quiet --disable-pip-version-check 'rectools[torch]==0.19.0' --editable .
+	@touch $@
+
+check: .venv/dev
 	$(BIN)/tandem demo --no-train --once
 	$(BIN)/python docker/images.py train retrieval ranking gateway --demo artifacts/demo $(ARGS)
 

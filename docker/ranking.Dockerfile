@@ -3,7 +3,7 @@
 FROM debian:12.14-slim AS build
 # Debian keeps one version of a package, the one with its security fixes: a pinned one is gone tomorrow.
 # hadolint ignore=DL3008
-RUN apt-get update && apt-get install -y --no-install-recommends python3 python3-pip ca-certificates
+RUN apt-get update && apt-get install -y --no-install-recommends python3 python3-pip ca-certificates gcc libc6-dev
 RUN python3 -m venv --without-pip /opt/tandem
 # torch first and alone: whatever build of the pinned version pip finds then stays. pip reads the
 # build argument by itself: an index of CPU wheels makes the image some 4 GB smaller.
@@ -22,6 +22,8 @@ COPY retriever retriever
 COPY ranker ranker
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=secret,id=pip,target=/etc/pip.conf \
     pip --python /opt/tandem/bin/python install --constraint constraints.txt --no-deps --force-reinstall .
+# The final image has no compiler. For x86-64; elsewhere torch's own operators do.
+RUN [ "$(uname -m)" != x86_64 ] || /opt/tandem/bin/python -m ranker.engines.native /opt/tandem/kernels
 
 FROM debian:12.14-slim
 # hadolint ignore=DL3008
@@ -34,7 +36,8 @@ COPY --from=build /opt/tandem /opt/tandem
 ENV PATH=/opt/tandem/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
-    TANDEM_CACHE=/models/cache
+    TANDEM_CACHE=/models/cache \
+    TANDEM_KERNELS=/opt/tandem/kernels
 USER 10001:10001
 EXPOSE 8002
 HEALTHCHECK --interval=5s --timeout=3s --start-period=180s --retries=3 \

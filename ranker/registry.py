@@ -131,7 +131,7 @@ def _llara(source: Source) -> LoadedRanker:
     base = source.adapted(config)
     engine = source.engine(base, config)
     restored = llara.restore(base, source.catalog, config, source.manifest, source.folder, engine)
-    return _blended(source, restored)
+    return _blended(source, restored, golden.TITLE_TOLERANCE)
 
 
 METHODS: dict[str, Callable[[Source], LoadedRanker]] = {
@@ -143,9 +143,11 @@ METHODS: dict[str, Callable[[Source], LoadedRanker]] = {
 }
 
 
-def _blended(source: Source, scorer: ServedScorer) -> LoadedRanker:
+def _blended(source: Source, scorer: ServedScorer, tolerance: float = golden.TOLERANCE) -> LoadedRanker:
     ranker = BlendedRanker(scorer, source.manifest.extra["blend"])
-    return LoadedRanker(source.manifest, ranker, lambda: golden.check(scorer, source.manifest, source.folder))
+    return LoadedRanker(
+        source.manifest, ranker, lambda: golden.check(scorer, source.manifest, source.folder, tolerance)
+    )
 
 
 def _self_test(engine: Engine, labels: list[int], manifest: Manifest, folder: Path) -> None:

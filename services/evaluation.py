@@ -20,13 +20,13 @@ from ranker.llamarec.rank import LlamaRecRanker
 from ranker.opinion import BlendedRanker
 from ranker.registry import LoadedRanker, heard
 from ranker.sensitivity import order_sensitivity
-from retriever.evaluate import ranks, retrieved
+from retriever.evaluate import excluded, ranks, retrieved
 from retriever.popularity import count
 from retriever.retrieve import LoadedRetriever
 from shared import metrics
 from shared.data.prepared import Prepared
 from shared.data.split import Case, cases, train_sequence
-from shared.wire import RERANKED
+from shared.wire.base import RERANKED
 
 Exclusion = Literal["window", "history"]
 EXCLUSIONS: tuple[Exclusion, ...] = ("window", "history")
@@ -98,12 +98,18 @@ def report(
     users: int = 0,
     order_users: int = 200,
     baselines: Sequence[str] = (),
+    lists: Mapping[str, Mapping[int, np.ndarray]] | None = None,
 ) -> dict[str, Any]:
-    """Everything but wall time and hardware. The ranker's rows are under the visible-window exclusion, as published."""
+    """Everything but wall time and hardware. The ranker's rows are under the visible-window exclusion, as published.
+
+    lists: what other systems made, per user best first; a user without a list counts 0.
+    """
     stages = {exclusion: retrieve(data, retriever, exclusion, users) for exclusion in EXCLUSIONS}
     stage = stages["window"]
     rerankers: dict[str, np.ndarray] = {}
-    found = _baselines(data, stage.cases, baselines, retriever.retriever.window, seed) | stage.ranks
+    window = retriever.retriever.window
+    others = {name: _listed(stage.cases, given, window) for name, given in (lists or {}).items()}
+    found = others | _baselines(data, stage.cases, baselines, window, seed) | stage.ranks
     answer: dict[str, Any] = {
         "protocol": "llamarec",
         "data": {"name": data.manifest.method, "digest": data.digest, **data.manifest.metrics},
@@ -148,6 +154,16 @@ def _baselines(
         items_UC, _ = retrieved(fitted, asked, RERANKED, "window", window, name)
         found[name] = ranks(items_UC, asked)
     return found
+
+
+def _listed(asked: Sequence[Case], lists: Mapping[int, np.ndarray], window: int) -> np.ndarray:
+    """Ranks of the truths in lists out of which the visible window is taken."""
+    ranks_U = np.zeros(len(asked), dtype=int)
+    for row, case in enumerate(asked):
+        items = lists.get(case.user, np.empty(0, dtype=np.int32))
+        left = items[~np.isin(items, excluded(case, "window", window))]
+        ranks_U[row] = metrics.rank_of(case.truth, left[:RERANKED].tolist())
+    return ranks_U
 
 
 def against(found: Mapping[str, np.ndarray], seed: int) -> dict[str, dict[str, dict[str, float]]]:

@@ -25,7 +25,8 @@ from shared.errors import BadInput
 from shared.history import History
 from shared.protocols import ServedRetriever
 from shared.registry import kind_of
-from shared.wire import ModelCard, RankerName
+from shared.wire.base import RankerName
+from shared.wire.inner import ModelCard
 
 if TYPE_CHECKING:
     from ranker.backbone import Pool

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
 from shared.artifact import MANIFEST, Kind, Manifest, open_artifact, write_text
 from shared.errors import BadArtifact, BadInput, CatalogMismatch, ChecksumMismatch, MissingFile, UnknownRelease
-from shared.wire import ReleaseId
+from shared.wire.inner import ReleaseId
 
 ARTIFACTS, RELEASES, CURRENT = "artifacts", "releases", "current"
 COPY_AGAIN = "Publish it again, or copy it again with `tandem fetch --verify`."

@@ -16,13 +16,12 @@ from shared.catalog import Catalog, Item
 from shared.deadline import Deadline
 from shared.errors import BadInput, Unavailable
 from shared.history import History
-from shared.wire import (
-    ItemAnswer,
+from shared.wire.base import RankerName
+from shared.wire.inner import (
     ModelCard,
     ModelList,
     RankAnswer,
     RankedItem,
-    RankerName,
     RankRequest,
     ResolveAnswer,
     ResolveRequest,
@@ -30,6 +29,7 @@ from shared.wire import (
     RetrieveRequest,
     ScoreRequest,
 )
+from shared.wire.users import ItemAnswer
 
 GENRES = ("Horror", "Comedy", "Drama")
 

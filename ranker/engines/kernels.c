@@ -3,34 +3,12 @@
  *
  * n tokens, d width, h of one head. Pointers are to contiguous rows unless a stride (in elements) is given.
  */
-#include <immintrin.h>
-#include <math.h>
-#include <stdint.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-typedef uint16_t bf16;
+#include "bf16.h"
 
-static inline __m512 load(const bf16 *p) {
-    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
-}
-
-static inline void store(bf16 *p, __m512 x) { _mm256_storeu_si256((__m256i *)p, (__m256i)_mm512_cvtneps_pbh(x)); }
-
-/* 2^n times a polynomial on [-0.5, 0.5]: relative error 5e-5, a hundredth of bfloat16's; far below 0 it is 0. */
-static inline __m512 exponential(__m512 x) {
-    __m512 t = _mm512_mul_ps(x, _mm512_set1_ps(1.44269504f));
-    __m512 n = _mm512_roundscale_ps(t, 0);
-    __m512 f = _mm512_sub_ps(t, n);
-    __m512 p = _mm512_set1_ps(9.61812911e-3f);
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(5.55041087e-2f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(2.40226507e-1f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(6.93147181e-1f));
-    p = _mm512_fmadd_ps(p, f, _mm512_set1_ps(1.0f));
-    return _mm512_scalef_ps(p, n);
-}
+#define KEYS 128
 
 /* d a multiple of 16. */
 void norm(const bf16 *x, const bf16 *weight, bf16 *y, long n, long d, float eps) {
@@ -71,24 +49,21 @@ void gated(const bf16 *x, bf16 *y, long n, long d) {
     for (long row = 0; row < n; row++)
         for (long i = 0; i < d; i += 16) {
             __m512 g = load(x + row * 2 * d + i), u = load(x + row * 2 * d + d + i);
-            __m512 below = _mm512_add_ps(_mm512_set1_ps(1.0f), exponential(_mm512_sub_ps(_mm512_setzero_ps(), g)));
-            store(y + row * d + i, _mm512_mul_ps(_mm512_mul_ps(g, _mm512_rcp14_ps(below)), u));
+            store(y + row * d + i, gate(g, u));
         }
 }
 
-#define ROWS 32
-#define UP(x, to) (((x) + (to)-1) / (to) * (to))
-
-typedef struct {
-    uint8_t palette, start, reserved[14];
-    uint16_t bytes[16];
-    uint8_t rows[16];
-} __attribute__((packed, aligned(64))) Tiles;
-
-static const Tiles TILES = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};
+/* 2^(i / 64) in bfloat16. */
+static uint16_t POWERS[64] __attribute__((aligned(64)));
 
 /* 0 where the kernel lets this process use the tiles. */
-int prepare(void) { return (int)syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */); }
+int prepare(void) {
+    for (int i = 0; i < 64; i++) {
+        union { float f; uint32_t u; } power = {exp2f(i / 64.0f)};
+        POWERS[i] = (power.u + 0x8000) >> 16;
+    }
+    return (int)syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */);
+}
 
 /* Keys as the second factor: per 16 keys and 32 widths, row r holds the widths 2 r and 2 r + 1 of each key. */
 static void pack_keys(const bf16 *k, uint32_t *out, long m, long stride, long h) {
@@ -119,117 +94,175 @@ static void pack_values(const bf16 *v, uint32_t *out, long m, long stride, long 
             }
 }
 
-/* Softmax of `seen` scores, unnormalized, into bfloat16 with zeros up to `width`; 1 over their sum. */
-static float weigh(const float *scores, bf16 *p, long seen, long width, float scale) {
-    __m512 top = _mm512_set1_ps(-INFINITY), sum = _mm512_setzero_ps(), factor = _mm512_set1_ps(scale);
-    for (long i = 0; i < seen; i += 16) {
-        __mmask16 here = seen - i >= 16 ? 0xffff : (1u << (seen - i)) - 1;
-        top = _mm512_mask_max_ps(top, here, top, _mm512_loadu_ps(scores + i));
+/* One row's part of a softmax: `seen` of 128 scores, its largest so far and the sum that goes with it, all times `scale`,
+ * so that powers of 2 do. Into p go the powers, exact to half of 1/64 in the exponent, a bfloat16's own rounding, with
+ * zeros behind; the row of values that was summed so far is scaled where the largest changes. `whole`: all are seen. */
+static inline void weigh(const float *scores, bf16 *p, long seen, float scale, float *top, float *sum, float *told,
+                         long h, int whole) {
+    __m512 s[KEYS / 16], most = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
+    for (long j = 0; j < KEYS / 16; j++) {
+        s[j] = _mm512_load_ps(scores + 16 * j);
+        __mmask16 here = whole ? 0xffff : (__mmask16)_bzhi_u32(0xffff, seen > 16 * j ? seen - 16 * j : 0);
+        most = _mm512_mask_max_ps(most, here, most, s[j]);
     }
-    top = _mm512_set1_ps(_mm512_reduce_max_ps(top) * scale);
-    for (long i = 0; i < width; i += 16) {
-        __mmask16 here = seen - i >= 16 ? 0xffff : seen > i ? (1u << (seen - i)) - 1 : 0;
-        __m512 e = _mm512_maskz_mov_ps(here, exponential(_mm512_fmsub_ps(_mm512_loadu_ps(scores + i), factor, top)));
-        sum = _mm512_add_ps(sum, e);
-        store(p + i, e);
+    float now = _mm512_reduce_max_ps(most) * scale;
+    if (now > *top) {
+        float factor = 0;
+        if (*top > -INFINITY) factor = _mm512_cvtss_f32(exponential(_mm512_set1_ps((*top - now) * 0.693147181f)));
+        for (long i = 0; i < h; i += 16)
+            _mm512_store_ps(told + i, _mm512_mul_ps(_mm512_load_ps(told + i), _mm512_set1_ps(factor)));
+        *sum *= factor;
+        *top = now;
     }
-    return 1.0f / _mm512_reduce_add_ps(sum);
+    const __m512 over = _mm512_set1_ps(*top * 64), factor = _mm512_set1_ps(scale * 64);
+    const __m512i low = _mm512_load_si512(POWERS), high = _mm512_load_si512(POWERS + 32);
+    const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), least = _mm512_set1_epi16(-126 * 64);
+    const __m512i whole_part = _mm512_set1_epi16(-64), ones = _mm512_set1_epi16(0x3f80);
+    for (long j = 0; j < KEYS / 16; j += 2) {
+        __m512i one = _mm512_cvtps_epi32(_mm512_fmsub_ps(s[j], factor, over));
+        __m512i other = _mm512_cvtps_epi32(_mm512_fmsub_ps(s[j + 1], factor, over));
+        __m512i x = _mm512_permutexvar_epi64(order, _mm512_packs_epi32(one, other));
+        x = _mm512_max_epi16(x, least);
+        __m512i exponent = _mm512_and_si512(x, whole_part);
+        __m512i e = _mm512_add_epi16(_mm512_permutex2var_epi16(low, x, high), _mm512_add_epi16(exponent, exponent));
+        if (!whole) e = _mm512_maskz_mov_epi16(_bzhi_u32(-1, seen > 16 * j ? (seen < 16 * j + 32 ? seen - 16 * j : 32) : 0), e);
+        total = _mm512_dpbf16_ps(total, (__m512bh)e, (__m512bh)ones);
+        _mm512_store_si512(p + 16 * j, e);
+    }
+    *sum += _mm512_reduce_add_ps(total);
 }
 
-/* 32 tokens of one head; row i sees the first `seen` + i keys. */
-static void block(const bf16 *q, long rows, const uint32_t *k, const uint32_t *v, bf16 *out, long out_stride, long seen,
-                  long h, float scale, float *scores, bf16 *p, float *told) {
-    long width = UP(seen + rows - 1, 32), wide = h / 32, tall = h / 16;
-    float over[ROWS];
-    for (long key = 0; key < width; key += 32) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-        for (long w = 0; w < wide; w++) {
-            _tile_loadd(4, q + w * 32, h * 2);
-            _tile_loadd(5, q + 16 * h + w * 32, h * 2);
-            _tile_loadd(6, k + (key / 16 * wide + w) * 256, 64);
-            _tile_loadd(7, k + ((key / 16 + 1) * wide + w) * 256, 64);
-            _tile_dpbf16ps(0, 4, 6);
-            _tile_dpbf16ps(1, 4, 7);
-            _tile_dpbf16ps(2, 5, 6);
-            _tile_dpbf16ps(3, 5, 7);
-        }
-        _tile_stored(0, scores + key, width * 4);
-        _tile_stored(1, scores + key + 16, width * 4);
-        _tile_stored(2, scores + 16 * width + key, width * 4);
-        _tile_stored(3, scores + 16 * width + key + 16, width * 4);
+typedef struct {
+    float scores[2][ROWS * KEYS], top[ROWS], sum[ROWS];
+    bf16 p[ROWS * KEYS];
+    float rest[]; /* the values summed so far, rows of h, then the queries */
+} Room;
+
+/* Of 32 queries and 32 keys. */
+static inline void score(const bf16 *q, const uint32_t *k, float *scores, long h) {
+    long wide = h / 32;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+    for (long w = 0; w < wide; w++) {
+        _tile_loadd(4, q + w * 32, h * 2);
+        _tile_loadd(6, k + w * 256, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(7, k + (wide + w) * 256, 64);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(5, q + 16 * h + w * 32, h * 2);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
     }
-    for (long row = 0; row < ROWS; row++)
-        over[row] = weigh(scores + row * width, p + row * width, row < rows ? seen + row : 1, width, scale);
+    _tile_stored(0, scores, KEYS * 4);
+    _tile_stored(1, scores + 16, KEYS * 4);
+    _tile_stored(2, scores + 16 * KEYS, KEYS * 4);
+    _tile_stored(3, scores + 16 * KEYS + 16, KEYS * 4);
+}
+
+/* The values of up to 128 keys onto what was summed so far. */
+static inline void sum_up(const bf16 *p, const uint32_t *v, float *told, long keys, long h) {
+    long tall = h / 16;
     for (long w = 0; w < tall; w += 2) {
-        _tile_zero(0);
-        _tile_zero(1);
-        _tile_zero(2);
-        _tile_zero(3);
-        for (long key = 0; key < width; key += 32) {
-            _tile_loadd(4, p + key, width * 2);
-            _tile_loadd(5, p + 16 * width + key, width * 2);
+        float *here = told + w * 16;
+        _tile_loadd(0, here, h * 4);
+        _tile_loadd(1, here + 16, h * 4);
+        _tile_loadd(2, here + 16 * h, h * 4);
+        _tile_loadd(3, here + 16 * h + 16, h * 4);
+        for (long key = 0; key < keys; key += 32) {
+            _tile_loadd(4, p + key, KEYS * 2);
             _tile_loadd(6, v + (key / 32 * tall + w) * 256, 64);
-            _tile_loadd(7, v + (key / 32 * tall + w + 1) * 256, 64);
             _tile_dpbf16ps(0, 4, 6);
+            _tile_loadd(7, v + (key / 32 * tall + w + 1) * 256, 64);
             _tile_dpbf16ps(1, 4, 7);
+            _tile_loadd(5, p + 16 * KEYS + key, KEYS * 2);
             _tile_dpbf16ps(2, 5, 6);
             _tile_dpbf16ps(3, 5, 7);
         }
-        _tile_stored(0, told + w * 16, h * 4);
-        _tile_stored(1, told + w * 16 + 16, h * 4);
-        _tile_stored(2, told + 16 * h + w * 16, h * 4);
-        _tile_stored(3, told + 16 * h + w * 16 + 16, h * 4);
+        _tile_stored(0, here, h * 4);
+        _tile_stored(1, here + 16, h * 4);
+        _tile_stored(2, here + 16 * h, h * 4);
+        _tile_stored(3, here + 16 * h + 16, h * 4);
     }
-    for (long row = 0; row < rows; row++)
+}
+
+/* 32 tokens of one head, 128 keys after another; row i sees the first `seen` + i keys. While the tiles score the next
+ * keys, the vector units weigh these. */
+static void block(const bf16 *q, long rows, const uint32_t *k, const uint32_t *v, bf16 *out, long out_stride, long seen,
+                  long h, float scale, Room *room) {
+    long all = seen + rows - 1, turn = 0;
+    float *told = room->rest;
+    memset(told, 0, ROWS * h * 4);
+    for (long row = 0; row < ROWS; row++) {
+        room->top[row] = -INFINITY;
+        room->sum[row] = 0;
+    }
+    for (long key = 0; key < KEYS && key < all; key += 32) score(q, k + key * h / 2, room->scores[0] + key, h);
+    for (long from = 0; from < all; from += KEYS, turn ^= 1) {
+        for (long part = 0; part < KEYS / 32; part++) {
+            long next = from + KEYS + part * 32;
+            if (next < all) score(q, k + next * h / 2, room->scores[turn ^ 1] + part * 32, h);
+            for (long row = part * 8; row < part * 8 + 8 && row < rows; row++) {
+                const float *scores = room->scores[turn] + row * KEYS;
+                bf16 *p = room->p + row * KEYS;
+                long left = seen + row - from;
+                if (left >= KEYS)
+                    weigh(scores, p, KEYS, scale, room->top + row, room->sum + row, told + row * h, h, 1);
+                else
+                    weigh(scores, p, left, scale, room->top + row, room->sum + row, told + row * h, h, 0);
+            }
+        }
+        sum_up(room->p, v + from * h / 2, told, UP(all - from < KEYS ? all - from : KEYS, 32), h);
+    }
+    for (long row = 0; row < rows; row++) {
+        __m512 over = _mm512_set1_ps(1.0f / room->sum[row]);
         for (long i = 0; i < h; i += 16)
-            store(out + row * out_stride + i,
-                  _mm512_mul_ps(_mm512_loadu_ps(told + row * h + i), _mm512_set1_ps(over[row])));
+            store(out + row * out_stride + i, _mm512_mul_ps(_mm512_load_ps(told + row * h + i), over));
+    }
 }
 
 /* q: n rows of `heads` heads; k, v: m rows of `kv_heads`; out: n rows of heads h, contiguous. The last n of the m keys are
  * the queries' own: row i sees the first m - n + i + 1. h a multiple of 32. 0, or -1 where memory is short. */
 int attend(const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, long n, long m, long heads, long kv_heads, long h,
            long q_stride, long k_stride, long v_stride) {
-    long room = UP(m, 32) * h / 2, blocks = UP(n, ROWS) / ROWS;
+    long size = UP(m, 32) * h / 2, blocks = UP(n, ROWS) / ROWS;
     int failed = 0;
-    uint32_t *packed = aligned_alloc(64, 2 * kv_heads * room * 4);
+    uint32_t *packed = aligned_alloc(64, 2 * kv_heads * size * 4);
     if (!packed) return -1;
-    float scale = 1.0f / sqrtf(h);
+    float scale = 1.44269504f / sqrtf(h); /* for powers of 2 */
 #pragma omp parallel
     {
-        float *scores = aligned_alloc(64, UP(ROWS * UP(m, 32) * 6 + ROWS * h * 6, 64));
-        if (!scores) {
+        Room *room = aligned_alloc(64, UP(sizeof(Room) + ROWS * h * 6, 64));
+        if (!room) {
 #pragma omp atomic write
             failed = -1;
         }
-        float *told = scores + ROWS * UP(m, 32);
-        bf16 *p = (bf16 *)(told + ROWS * h), *own = p + ROWS * UP(m, 32);
+        bf16 *own = room ? (bf16 *)(room->rest + ROWS * h) : NULL;
+        if (room) memset(room->p, 0, sizeof room->p);
 #pragma omp for schedule(static)
         for (long both = 0; both < 2 * kv_heads; both++) {
             long head = both / 2;
             if (both % 2 == 0)
-                pack_keys(k + head * h, packed + both * room, m, k_stride, h);
+                pack_keys(k + head * h, packed + both * size, m, k_stride, h);
             else
-                pack_values(v + head * h, packed + both * room, m, v_stride, h);
+                pack_values(v + head * h, packed + both * size, m, v_stride, h);
         }
-        if (scores) _tile_loadconfig(&TILES);
+        if (room) _tile_loadconfig(&TILES);
         /* The last blocks see the most keys: they go first, so that no thread is left with one at the end. */
 #pragma omp for schedule(dynamic)
         for (long work = 0; work < heads * blocks; work++) {
             long head = work % heads, first = (blocks - 1 - work / heads) * ROWS;
             long rows = n - first < ROWS ? n - first : ROWS, kv = head / (heads / kv_heads);
-            if (!scores) continue;
+            if (!room) continue;
             memset(own, 0, ROWS * h * 2);
             for (long row = 0; row < rows; row++)
                 memcpy(own + row * h, q + (first + row) * q_stride + head * h, h * 2);
-            block(own, rows, packed + 2 * kv * room, packed + (2 * kv + 1) * room, out + first * heads * h + head * h,
-                  heads * h, m - n + first + 1, h, scale, scores, p, told);
+            block(own, rows, packed + 2 * kv * size, packed + (2 * kv + 1) * size, out + first * heads * h + head * h,
+                  heads * h, m - n + first + 1, h, scale, room);
         }
-        if (scores) _tile_release();
-        free(scores);
+        if (room) _tile_release();
+        free(room);
     }
     free(packed);
     return failed;

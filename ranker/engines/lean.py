@@ -44,18 +44,18 @@ class Layer:
         attention, mlp = module.self_attn, module.mlp
         self.native = native
         self.before, self.between = module.input_layernorm, module.post_attention_layernorm
-        self.qkv = Linear([attention.q_proj, attention.k_proj, attention.v_proj], pack)
-        self.out = Linear([attention.o_proj], pack)
+        self.qkv = Linear([attention.q_proj, attention.k_proj, attention.v_proj], pack, native)
+        self.out = Linear([attention.o_proj], pack, native)
         if native:
-            self.both = Linear([mlp.gate_proj, mlp.up_proj], pack)
+            self.both = Linear([mlp.gate_proj, mlp.up_proj], pack, native)
         else:
             self.gate, self.up = Linear([mlp.gate_proj], pack), Linear([mlp.up_proj], pack)
-        self.down = Linear([mlp.down_proj], pack)
+        self.down = Linear([mlp.down_proj], pack, native)
 
     def mlp(self, x_ND: Tensor) -> Tensor:
         y_ND = norm(x_ND, self.between, self.native)
         if self.native:
-            return self.down.plus(self.native.gated(self.both(y_ND)), x_ND)
+            return self.down.plus(self.both.gated(y_ND), x_ND)
         if self.gate.fuses and self.up.fuses:
             return self.down.plus(self.up.times(y_ND, self.gate(y_ND, then="swish")), x_ND)
         return self.down.plus(F.silu(self.gate(y_ND)).mul_(self.up(y_ND)), x_ND)
@@ -94,14 +94,16 @@ class LeanLlama:
                     start = places[place].start
                     rows = slice(start, start + segment.keep)
                     kept[place].append(torch.stack([k_NKh[rows], v_NKh[rows]]))
-            told = [
-                self._attend(place, segments, q_NHh[places[place]], *pairs[place], masks, last)
-                for place, segment in enumerate(segments)
-                if segment.read or not last
-            ]
             if last:
                 x_ND = torch.cat([x_ND[rows][list(s.read)] for s, rows in zip(segments, places, strict=True) if s.read])
-            x_ND = layer.mlp(layer.out.plus(torch.cat(told) if len(told) > 1 else told[0], x_ND))
+            told_ND, at = x_ND.new_empty(len(x_ND), q_NHh[0].numel()), 0
+            for place, segment in enumerate(segments):
+                count = len(segment.read) if last else segment.size
+                if count:
+                    told_SD = told_ND[at : at + count]
+                    self._attend(place, segments, q_NHh[places[place]], *pairs[place], told_SD, masks, last)
+                at += count
+            x_ND = layer.mlp(layer.out.plus(told_ND, x_ND))
         return norm(x_ND, self.norm, self.native), [torch.stack(pieces) if pieces else None for pieces in kept]
 
     def _attend(
@@ -111,20 +113,22 @@ class LeanLlama:
         q_SHh: Tensor,
         k_MKh: Tensor,
         v_MKh: Tensor,
+        told_SD: Tensor,
         masks: dict[int, Tensor | None],
         last: bool,
-    ) -> Tensor:
-        """Of the last layer only the rows that are read. masks: made when they are first needed."""
+    ) -> None:
+        """Into told_SD; of the last layer only the rows that are read. masks: made when they are first needed."""
         segment = segments[place]
         only = list(segment.read) if last else None
         if self.native and segment.seen_SM is None and only in (None, [segment.size - 1]):
-            return self.native.attend(q_SHh[-1:] if only else q_SHh, k_MKh, v_MKh)
+            self.native.attend(q_SHh[-1:] if only else q_SHh, k_MKh, v_MKh, told_SD)
+            return
         if place not in masks:
             masks[place] = _mask(segment, segments, q_SHh)
         mask_SM = masks[place]
         if only is not None:
             q_SHh, mask_SM = q_SHh[only], mask_SM[only] if mask_SM is not None else None
-        return attend(q_SHh, k_MKh, v_MKh, mask_SM)
+        told_SD.copy_(attend(q_SHh, k_MKh, v_MKh, mask_SM))
 
     def _rotation(self, x_ND: Tensor, segments: Sequence[Segment]) -> Callable[[Tensor], Tensor]:
         """From queries, keys and values of all tokens to the queries and keys, turned by their places."""
@@ -223,7 +227,8 @@ def _suits_kernels(layer: Any, heads: int) -> bool:
     """Widths that are whole vectors and tiles."""
     attention, mlp = layer.self_attn, layer.mlp
     width, inner = mlp.gate_proj.in_features, mlp.gate_proj.out_features
-    return width % 16 == 0 and inner % 16 == 0 and attention.q_proj.out_features // heads % 32 == 0
+    outs = [attention.q_proj.out_features + 2 * attention.k_proj.out_features, attention.q_proj.out_features]
+    return all(size % 32 == 0 for size in (width, inner, *outs)) and attention.q_proj.out_features // heads % 32 == 0
 
 
 def fits(model: nn.Module) -> bool:

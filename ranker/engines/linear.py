@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
+from ranker.engines.native import Kernels
+
 ROWS = 512
 """For how many tokens the layout is chosen; it fits others as well."""
 PACKED_BYTES = 2**31
@@ -24,13 +26,16 @@ _packed: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 class Linear:
-    """Modules that read the same input, their outputs side by side."""
+    """Modules that read the same input, their outputs side by side. native: the products, too, are ours."""
 
-    def __init__(self, modules: Sequence[Any], pack: bool) -> None:
+    def __init__(self, modules: Sequence[Any], pack: bool, native: Kernels | None = None) -> None:
         self.modules = modules
         self.plain = [getattr(module, "base_layer", module) for module in modules]
         known = all(type(module) is nn.Linear for module in self.plain)
-        self.packed = _pack([m.weight for m in self.plain]) if pack and known and not self._biased else None
+        self.native = native if pack and known and not self._biased else None
+        self.paired = len(modules) == 2
+        weights = [module.weight for module in self.plain] if pack and known and not self._biased else []
+        self.packed = _pack(weights, self.native, self.paired) if weights else None
         self.adapted = any(hasattr(module, "lora_A") for module in modules)
 
     def __call__(self, x_ND: Tensor, then: str = "none") -> Tensor:
@@ -38,6 +43,8 @@ class Linear:
         if self.packed is None:
             parts = [module(x_ND) for module in self.modules]
             return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        if self.native:
+            return self._adapt(x_ND, self.native.product(x_ND, self.packed, self.paired))
         return self._adapt(x_ND, torch.ops.mkldnn._linear_pointwise(x_ND, self.packed, None, then, [], ""))
 
     @property
@@ -48,10 +55,20 @@ class Linear:
     def plus(self, x_ND: Tensor, residual_NO: Tensor) -> Tensor:
         if self.packed is None:
             return residual_NO + self(x_ND)
+        if self.native:
+            return self._adapt(x_ND, self.native.product(x_ND, self.packed, self.paired, residual_NO))
         return self._adapt(x_ND, torch.ops.mkldnn._linear_pointwise(x_ND, residual_NO, self.packed, None, "add"))
 
+    def gated(self, x_ND: Tensor) -> Tensor:
+        """silu of the first of two modules times the second. Only with native kernels."""
+        assert self.native
+        if self.fuses:
+            assert self.packed is not None
+            return self.native.product(x_ND, self.packed, self.paired, gated=True)
+        return self.native.gated(self(x_ND))
+
     def times(self, x_ND: Tensor, factor_NO: Tensor) -> Tensor:
-        """Only where `fuses`."""
+        """Only where `fuses`, and without native kernels."""
         return torch.ops.mkldnn._linear_pointwise(x_ND, factor_NO, self.packed, None, "mul")
 
     @property
@@ -74,12 +91,15 @@ def _adapters(module: Any) -> Sequence[str]:
     return module.active_adapters if hasattr(module, "lora_A") else ()
 
 
-def _pack(weights: Sequence[Tensor]) -> Tensor:
+def _pack(weights: Sequence[Tensor], native: Kernels | None, paired: bool) -> Tensor:
     kept = _packed.setdefault(weights[0], {})
-    key = len(weights)
+    key = len(weights), native is not None
     if key not in kept:
         fused_OD = torch.cat([weight.detach() for weight in weights]) if len(weights) > 1 else weights[0].detach()
-        kept[key] = torch.ops.mkldnn._reorder_linear_weight(fused_OD.contiguous(), ROWS)
+        if native:
+            kept[key] = native.laid_out(fused_OD, paired)
+        else:
+            kept[key] = torch.ops.mkldnn._reorder_linear_weight(fused_OD.contiguous(), ROWS)
     return kept[key]
 
 

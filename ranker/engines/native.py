@@ -24,10 +24,12 @@ from torch import Tensor
 
 from shared.data.wheel import cache_folder
 
-SOURCE = Path(__file__).with_name("kernels.c")
-SETS = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16", "amx-tile", "amx-bf16")
+SOURCES = [Path(__file__).with_name(name) for name in ("bf16.h", "kernels.c", "products.c")]
+SETS = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16", "amx-tile", "amx-bf16", "bmi2")
 FLAGS = ("-O3", *(f"-m{name}" for name in SETS), "-fopenmp", "-shared", "-fPIC")
 COMPILE_S = 60
+PLAIN, PLUS, GATED = range(3)
+"""What follows a product, as products.c has it."""
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,8 @@ class Kernels:
         library.rotate.argtypes = [*[ctypes.c_void_p] * 3, *[ctypes.c_long] * 4]
         library.gated.argtypes = [*[ctypes.c_void_p] * 2, *[ctypes.c_long] * 2]
         library.attend.argtypes = [*[ctypes.c_void_p] * 4, *[ctypes.c_long] * 8]
+        library.lay_out.argtypes = [*[ctypes.c_void_p] * 2, *[ctypes.c_long] * 2, ctypes.c_int]
+        library.product.argtypes = [*[ctypes.c_void_p] * 4, *[ctypes.c_long] * 3, *[ctypes.c_int] * 2]
 
     def norm(self, x_ND: Tensor, weight_D: Tensor, eps: float) -> Tensor:
         x_ND = x_ND.contiguous()
@@ -54,6 +58,31 @@ class Kernels:
         told = z_NHh.data_ptr(), cos_Nh.data_ptr(), sin_Nh.data_ptr()
         self._library.rotate(*told, n, z_NHh.stride(0), heads, width)
 
+    def laid_out(self, weight_OD: Tensor, paired: bool) -> Tensor:
+        """As `product` reads it. paired: the first half of the outputs goes with the second, as in a gated unit."""
+        weight_OD = weight_OD.contiguous()
+        laid_OD = torch.empty_like(weight_OD)
+        outs, width = weight_OD.shape
+        self._library.lay_out(weight_OD.data_ptr(), laid_OD.data_ptr(), width, outs, paired)
+        return laid_OD
+
+    def product(
+        self, x_ND: Tensor, laid_OD: Tensor, paired: bool, residual_NO: Tensor | None = None, gated: bool = False
+    ) -> Tensor:
+        """x W, and the residual on top of it; or, of paired weights, silu of the first half times the second."""
+        x_ND = x_ND.contiguous()
+        outs, width = laid_OD.shape
+        y_NO = x_ND.new_empty(len(x_ND), outs // 2 if gated else outs)
+        kind = GATED if gated else PLAIN
+        told = 0
+        if residual_NO is not None:
+            residual_NO = residual_NO.contiguous()
+            kind, told = PLUS, residual_NO.data_ptr()
+        sizes = len(x_ND), width, outs
+        if self._library.product(x_ND.data_ptr(), laid_OD.data_ptr(), told, y_NO.data_ptr(), *sizes, paired, kind):
+            raise MemoryError(f"a product of {sizes}: no memory for its scratch")
+        return y_NO
+
     def gated(self, x_NI: Tensor) -> Tensor:
         """silu of the first half times the second."""
         n, both = x_NI.shape
@@ -61,15 +90,13 @@ class Kernels:
         self._library.gated(x_NI.data_ptr(), y_NI.data_ptr(), n, both // 2)
         return y_NI
 
-    def attend(self, q_SHh: Tensor, k_MKh: Tensor, v_MKh: Tensor) -> Tensor:
-        """S x H h: the last S keys are the queries' own, and each query sees all up to its own."""
+    def attend(self, q_SHh: Tensor, k_MKh: Tensor, v_MKh: Tensor, told_SD: Tensor) -> None:
+        """Into told_SD, S x H h: the last S keys are the queries' own, and each query sees all up to its own."""
         (n, heads, width), (m, kv_heads, _) = q_SHh.shape, k_MKh.shape
-        told_SD = q_SHh.new_empty(n, heads * width)
         pointers = [tensor.data_ptr() for tensor in (q_SHh, k_MKh, v_MKh, told_SD)]
         strides = [tensor.stride(0) for tensor in (q_SHh, k_MKh, v_MKh)]
         if self._library.attend(*pointers, n, m, heads, kv_heads, width, *strides):
             raise MemoryError(f"attention of {n} tokens to {m}: no memory for its scratch")
-        return told_SD
 
 
 @functools.cache
@@ -90,7 +117,7 @@ def kernels() -> Kernels | None:
 
 def compiled(folder: Path) -> Path:
     """The library in that folder. Raises OSError or SubprocessError where there is no compiler, or it fails."""
-    told = SOURCE.read_bytes() + " ".join(FLAGS).encode()
+    told = b"".join(source.read_bytes() for source in SOURCES) + " ".join(FLAGS).encode()
     made = folder / f"{hashlib.sha256(told).hexdigest()[:16]}.so"
     if made.is_file():
         return made
@@ -100,7 +127,7 @@ def compiled(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         draft = Path(scratch) / made.name
-        command = [compiler, *FLAGS, "-o", str(draft), str(SOURCE), "-lm"]
+        command = [compiler, *FLAGS, "-o", str(draft), *(str(source) for source in SOURCES[1:]), "-lm"]
         subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_S)  # noqa: S603
         draft.replace(made)
     return made

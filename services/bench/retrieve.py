@@ -26,7 +26,7 @@ from services.bench.timing import CALLS, figures, timed
 from services.retrieval.service import RetrievalService
 from shared.catalog import Catalog, Item
 from shared.deadline import Deadline
-from shared.wire import ModelCard, RetrieveRequest
+from shared.wire.inner import ModelCard, RetrieveRequest
 
 K, EXCLUDED, TOGETHER = 20, 50, 32
 MIN_ITEMS = 1_000

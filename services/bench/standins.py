@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from shared.deadline import Deadline
 from shared.errors import UnknownItem
-from shared.wire import (
-    ItemAnswer,
+from shared.wire.inner import (
     ModelCard,
     ModelList,
     RankAnswer,
@@ -18,6 +17,7 @@ from shared.wire import (
     RetrieveRequest,
     ScoreRequest,
 )
+from shared.wire.users import ItemAnswer
 
 CATALOG = "0" * 64
 RETRIEVER = ModelCard(name="lrurec@00000000", method="lrurec", catalog=CATALOG[:12])

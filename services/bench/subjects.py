@@ -20,7 +20,7 @@ from services.gateway.settings import GatewaySettings
 from services.gateway.stores import NoHistories
 from services.http import logs
 from services.process import serve
-from shared.wire import RecommendAnswer, RecommendRequest
+from shared.wire.recommend import RecommendAnswer, RecommendRequest
 
 
 def bare(answer: bytes) -> FastAPI:

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 from services.commands.tables import metrics_table
 from shared.errors import BadInput
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from shared.data.prepared import Prepared
+
+Lists = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=FILE")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +45,9 @@ class Evaluate:
     baselines: tuple[str, ...] = ()
     """als, item-knn: rows on the same split, from the library implicit (extra `baselines`). With --protocol collm and
     no --ranker mf, lightgcn, sasrec, din: the collaborative models alone, trained on the spot."""
+    lists: Lists = ()
+    """A row for another system: a file of its lists (CSV, TSV, JSON lines or Parquet; user_id and item_id, each user's
+    rows best first, made without the last item); repeat it."""
     backbone: str | None = None
     """Another place of the ranker's language model: a name or a folder."""
     device: str = "auto"
@@ -64,6 +77,7 @@ def run(args: Evaluate) -> None:
     if args.retriever is None:
         raise BadInput("--protocol llamarec measures a retriever's candidates: give --retriever.")
     data = load(args.data)
+    lists = _read(args.lists, data)
     retriever, ranker = load_both(data, args.retriever, args.ranker, args.backbone, args.device)
     made = report(
         data,
@@ -73,7 +87,12 @@ def run(args: Evaluate) -> None:
         users=args.users,
         order_users=args.order_users,
         baselines=args.baselines,
+        lists=lists,
     )
+    if lists:
+        made["lists"] = {
+            name: _origin(Path(word.partition("=")[2])) for name, word in zip(lists, args.lists, strict=True)
+        }
     _show(made)
     if args.json:
         from shared.artifact import write_text
@@ -84,6 +103,28 @@ def run(args: Evaluate) -> None:
         from services.plots import draw
 
         print("\nplots: " + ", ".join(str(path) for path in draw(made, args.plots)))
+
+
+def _read(words: Sequence[str], data: Prepared) -> dict[str, dict[int, np.ndarray]]:
+    from shared.data.lists import read
+
+    found: dict[str, dict[int, np.ndarray]] = {}
+    for word in words:
+        name, separator, file = word.partition("=")
+        if not (name and separator and file) or name in found:
+            raise BadInput(f"--lists {word!r}: write NAME=FILE, each name once.")
+        found[name] = read(Path(file), data)
+        print(f"{name}: lists of {len(found[name]):,} users")
+    return found
+
+
+def _origin(file: Path) -> dict[str, Any]:
+    """The file's checksum, and what stands beside it of how it was made."""
+    from shared.artifact import sha256
+
+    told = file.with_suffix(".json")
+    made = json.loads(told.read_text()) if file.suffix != ".json" and told.is_file() else None
+    return {"file": file.name, "sha256": sha256(file), "made": made}
 
 
 def _show(made: dict[str, Any]) -> None:

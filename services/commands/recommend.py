@@ -40,7 +40,7 @@ class Recommend:
 def run(args: Recommend) -> None:
     from services.loading import first_stage
     from shared.data.prepared import load
-    from shared.wire import RERANKED
+    from shared.wire.base import RERANKED
 
     if args.k < 1:
         raise BadInput(f"-k {args.k}: ask for at least 1 item")

@@ -109,6 +109,8 @@ def _dataset(folder: Path) -> str:
     text.append("")
     for report in retrievers.values():
         text.append(_notes(report))
+    told = {name: one for report in made.values() for name, one in report.get("lists", {}).items() if one["made"]}
+    text += [_listed(name, one["made"]) for name, one in told.items()]
     for report in made.values():
         text += _opinion(report) if "ranker" in report else []
     return "\n".join(text)
@@ -141,6 +143,15 @@ def _notes(report: Mapping[str, Any]) -> str:
         f"{hardware['cores']} cores ({hardware['cpu']}{', ' + hardware['gpu'] if hardware['gpu'] else ', no GPU'}). "
         f"Whole history excluded: Recall@10 {report['rows_history_excluded']['lrurec']['recall@10']:.4f}, "
         f"NDCG@10 {report['rows_history_excluded']['lrurec']['ndcg@10']:.4f}.\n"
+    )
+
+
+def _listed(name: str, made: Mapping[str, Any]) -> str:
+    packages = made["packages"]
+    return (
+        f"`{name}`: RecTools {packages['rectools']}, width {made['width']}, window {made['window']}, dropout "
+        f"{made['dropout']}, seed {made['seed']}, best at epoch {made['best_epoch']}, {made['train_seconds']:,.0f} s "
+        "of training on a CPU.\n"
     )
 
 

@@ -9,7 +9,8 @@ import numpy as np
 from services.gateway.people import Person
 from services.gateway.ranked import Placed, RankedList
 from shared.candidate import Source
-from shared.wire import Promotion, RecommendRequest, RetrievedItem, unpack
+from shared.wire.inner import RetrievedItem, unpack
+from shared.wire.recommend import Promotion, RecommendRequest
 
 Allowed = Callable[[RetrievedItem], bool]
 

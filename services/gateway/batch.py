@@ -9,7 +9,7 @@ from services.gateway.serving import Serving
 from services.http.problems import of_error
 from shared.deadline import Deadline
 from shared.errors import TandemError
-from shared.wire import BatchAnswer, BatchEntry, BatchRequest, RecommendRequest
+from shared.wire.recommend import BatchAnswer, BatchEntry, BatchRequest, RecommendRequest
 
 AT_ONCE = 8
 """A batch takes no more of the gateway than this."""

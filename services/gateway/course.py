@@ -12,7 +12,7 @@ import structlog
 
 from shared.deadline import Deadline
 from shared.errors import DeadlineExceeded, TandemError, Unavailable
-from shared.wire import Cache, Degradation
+from shared.wire.base import Cache, Degradation
 
 T = TypeVar("T")
 log = structlog.get_logger()

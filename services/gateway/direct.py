@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from services.http.caller import CALLER, require
 from services.http.routes import Route
 from services.http.strict import parse
-from shared.wire import MAX_TIMEOUT_MS
+from shared.wire.base import MAX_TIMEOUT_MS
 
 JSON = frozenset({b"application/json", b"application/json; charset=utf-8"})
 ASKED_MS, ENVOY_MS = b"x-request-timeout-ms", b"x-envoy-expected-rq-timeout-ms"

@@ -9,7 +9,8 @@ from services.gateway.cache.keys import user_prefix
 from services.gateway.ports import CacheStore, Click, Histories, State, Stored, Who
 from services.gateway.state.merge import merged
 from shared.errors import UnknownUser
-from shared.wire import ErasedAnswer, Event, EventsAnswer, HistoryAnswer, Token, UserAnswer
+from shared.wire.base import Token
+from shared.wire.users import ErasedAnswer, Event, EventsAnswer, HistoryAnswer, UserAnswer
 
 Clicked = Callable[[Sequence[Click]], None]
 """Hears of each recommended item that was taken."""

@@ -7,7 +7,7 @@ from typing import Protocol
 from services.gateway.ports import State
 from shared.deadline import Deadline
 from shared.errors import Unavailable
-from shared.wire import ItemAnswer, ItemState
+from shared.wire.users import ItemAnswer, ItemState
 
 
 class Catalogue(Protocol):

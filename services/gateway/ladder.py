@@ -23,14 +23,10 @@ from services.gateway.ranked import Decoded, RankedList
 from services.http.tracing import span
 from shared.deadline import Deadline
 from shared.errors import BadAnswer, DeadlineExceeded, Overloaded, TandemError, Unavailable, UnknownRanker
-from shared.wire import (
-    MAX_HISTORY,
-    MAX_SEEN,
-    RERANKED,
-    Degradation,
+from shared.wire.base import MAX_HISTORY, MAX_SEEN, RERANKED, Degradation, RankerName
+from shared.wire.inner import (
     ModelCard,
     RankAnswer,
-    RankerName,
     RankRequest,
     RetrieveAnswer,
     RetrievedItem,

@@ -12,7 +12,8 @@ import structlog
 from services.gateway.latency import Latency
 from services.gateway.ports import RankingPort, RetrievalPort
 from shared.deadline import Deadline
-from shared.wire import ModelCard, ModelList, RankerName
+from shared.wire.base import RankerName
+from shared.wire.inner import ModelCard, ModelList
 
 ASK_MS = 2_000
 DOUBT_S = 1.0

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shared.deadline import Deadline
-from shared.wire import RankAnswer, RankerName
+from shared.wire.base import RankerName
+from shared.wire.inner import RankAnswer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,8 @@ from services.gateway.ranked import RankedList
 from shared.artifact import write_text
 from shared.deadline import Deadline
 from shared.errors import BadInput
-from shared.wire import RetrieveAnswer, Rung
+from shared.wire.base import Rung
+from shared.wire.inner import RetrieveAnswer
 
 KEPT = 2_000
 """More than the largest answer, so that there is something left after the exclusions."""

@@ -10,11 +10,8 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar
 
 from shared.deadline import Deadline
-from shared.wire import (
-    Event,
-    Experiment,
-    ItemAnswer,
-    ItemState,
+from shared.wire.base import Rung
+from shared.wire.inner import (
     ModelList,
     RankAnswer,
     RankRequest,
@@ -24,9 +21,10 @@ from shared.wire import (
     ResolveRequest,
     RetrieveAnswer,
     RetrieveRequest,
-    Rung,
     ScoreRequest,
 )
+from shared.wire.recommend import Experiment
+from shared.wire.users import Event, ItemAnswer, ItemState
 
 
 class RetrievalPort(Protocol):

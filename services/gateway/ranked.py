@@ -9,7 +9,9 @@ from cachetools import LRUCache
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shared.candidate import Source
-from shared.wire import RERANKED, Because, Degradation, RankAnswer, RecommendedItem, RetrieveAnswer, RetrievedItem, Rung
+from shared.wire.base import RERANKED, Degradation, Rung
+from shared.wire.inner import RankAnswer, RetrieveAnswer, RetrievedItem
+from shared.wire.recommend import Because, RecommendedItem
 
 DECODED = 512
 """Lists at hand, with some 50 items each: 20 megabytes."""

@@ -20,22 +20,9 @@ from services.gateway.records import Records
 from shared.candidate import Source
 from shared.deadline import Deadline
 from shared.errors import BadAnswer, DeadlineExceeded, TandemError, Unavailable
-from shared.wire import (
-    MAX_EXCLUDED,
-    MAX_HISTORY,
-    MAX_LIMIT,
-    MAX_SEEN,
-    RERANKED,
-    Experiment,
-    Models,
-    RankerName,
-    RecommendAnswer,
-    RecommendedItem,
-    RecommendRequest,
-    RetrieveRequest,
-    ScoreRequest,
-    Timing,
-)
+from shared.wire.base import MAX_EXCLUDED, MAX_HISTORY, MAX_LIMIT, MAX_SEEN, RERANKED, RankerName
+from shared.wire.inner import RetrieveRequest, ScoreRequest
+from shared.wire.recommend import Experiment, Models, RecommendAnswer, RecommendedItem, RecommendRequest, Timing
 
 HEADS = 4
 """Of one list, by their lengths."""

@@ -11,6 +11,7 @@ import httpx
 import structlog
 from pydantic import BaseModel, ValidationError
 
+from services.gateway.aging import Aging
 from services.http import tracing
 from services.http.logs import request_id
 from services.http.observe import HEADER as REQUEST_ID
@@ -20,9 +21,8 @@ from services.http.signature import sign
 from shared.deadline import HEADER as DEADLINE
 from shared.deadline import Deadline
 from shared.errors import BadAnswer, DeadlineExceeded, Overloaded, TandemError, Unavailable
-from shared.wire import (
-    MAX_TIMEOUT_MS,
-    ItemAnswer,
+from shared.wire.base import MAX_TIMEOUT_MS
+from shared.wire.inner import (
     ModelList,
     RankAnswer,
     RankRequest,
@@ -32,6 +32,7 @@ from shared.wire import (
     RetrieveRequest,
     ScoreRequest,
 )
+from shared.wire.users import ItemAnswer
 
 log = structlog.get_logger()
 Answer = TypeVar("Answer", bound=BaseModel)
@@ -55,7 +56,10 @@ def client(
     loses a connection for good when a request is cancelled while it waits for one (encode/httpcore issue 1093)."""
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=KEEPALIVE_S)
     auth = Signature(secrets[0]) if secrets else None
-    return httpx.AsyncClient(base_url=base_url, limits=limits, trust_env=False, auth=auth, transport=transport)
+    if transport is None:
+        context = httpx.create_ssl_context(trust_env=False)
+        transport = Aging(lambda: httpx.AsyncHTTPTransport(verify=context, trust_env=False, limits=limits))
+    return httpx.AsyncClient(base_url=base_url, trust_env=False, auth=auth, transport=transport)
 
 
 class Signature(httpx.Auth):

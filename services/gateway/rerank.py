@@ -14,17 +14,16 @@ from services.gateway.ports import RetrievalPort
 from services.gateway.recommend import answer_of, chosen
 from shared.deadline import Deadline
 from shared.errors import BadInput
-from shared.wire import (
-    MAX_HISTORY,
+from shared.wire.base import MAX_HISTORY, RankerName
+from shared.wire.inner import ResolveRequest
+from shared.wire.recommend import (
     Document,
     Experiment,
-    RankerName,
     RankItemsRequest,
     RecommendAnswer,
     RerankAnswer,
     RerankRequest,
     RerankResult,
-    ResolveRequest,
 )
 
 RERANKERS: dict[str, RankerName] = {name: name for name in get_args(RankerName)}

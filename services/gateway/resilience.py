@@ -15,8 +15,7 @@ from services.gateway.latency import Latency
 from services.gateway.ports import RankingPort, RetrievalPort
 from shared.deadline import Deadline
 from shared.errors import BadAnswer, DeadlineExceeded, Overloaded, ReleaseNotLoaded, Unavailable
-from shared.wire import (
-    ItemAnswer,
+from shared.wire.inner import (
     ModelList,
     RankAnswer,
     RankRequest,
@@ -26,6 +25,7 @@ from shared.wire import (
     RetrieveRequest,
     ScoreRequest,
 )
+from shared.wire.users import ItemAnswer
 
 T = TypeVar("T")
 PATIENT_MS = 50.0

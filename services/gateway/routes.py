@@ -16,11 +16,11 @@ from services.gateway.serving import Serving
 from services.http.caller import Tenant, needs
 from services.http.routes import Route, Router
 from shared.errors import TandemError
-from shared.wire import (
-    MAX_TIMEOUT_MS,
+from shared.wire.base import MAX_TIMEOUT_MS
+from shared.wire.inner import ModelList
+from shared.wire.recommend import (
     BatchAnswer,
     BatchRequest,
-    ModelList,
     RankItemsRequest,
     RecommendAnswer,
     RecommendRequest,

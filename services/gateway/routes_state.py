@@ -13,13 +13,13 @@ from services.gateway.policy import Policy
 from services.gateway.ports import CacheStore, Histories, State
 from services.http.caller import Tenant, needs
 from services.http.routes import Router
-from shared.wire import (
+from shared.wire.base import Id
+from shared.wire.users import (
     ErasedAnswer,
     Event,
     EventBatch,
     EventsAnswer,
     HistoryAnswer,
-    Id,
     ItemAnswer,
     ItemState,
     UserAnswer,

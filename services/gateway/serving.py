@@ -12,15 +12,15 @@ from services.gateway.rollout.assignment import Split
 from services.gateway.stack import Stack
 from shared.deadline import Deadline
 from shared.errors import DeadlineExceeded, Unavailable
-from shared.wire import (
+from shared.wire.recommend import (
     Experiment,
-    ItemAnswer,
     RankItemsRequest,
     RecommendAnswer,
     RecommendRequest,
     RerankAnswer,
     RerankRequest,
 )
+from shared.wire.users import ItemAnswer
 
 Compare = Callable[[Stack, RecommendRequest, str, RecommendAnswer], None]
 """Takes the shadow, and what the live release answered to whose request."""

@@ -10,7 +10,7 @@ from services.gateway.cache.settings import CacheSettings
 from services.gateway.policy import Policy
 from services.gateway.rollout.settings import RolloutSettings
 from services.gateway.state.settings import StateSettings
-from shared.wire import MAX_TIMEOUT_MS, RankerName
+from shared.wire.base import MAX_TIMEOUT_MS, RankerName
 
 
 class GatewaySettings(StateSettings, CacheSettings, RolloutSettings):

@@ -8,7 +8,7 @@ from fastapi import Depends, Header
 
 from shared.deadline import HEADER, Deadline
 from shared.errors import DeadlineExceeded
-from shared.wire import MAX_TIMEOUT_MS
+from shared.wire.base import MAX_TIMEOUT_MS
 
 
 async def inherited(

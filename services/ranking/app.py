@@ -20,7 +20,7 @@ from services.ranking.settings import RankingSettings
 from services.ranking.watch import watched
 from services.releases import routes as release_routes
 from services.releases.routes import BOUND, Release
-from shared.wire import ModelList, RankAnswer, RankRequest
+from shared.wire.inner import ModelList, RankAnswer, RankRequest
 
 Of = Callable[..., Awaitable[RankingService]]
 

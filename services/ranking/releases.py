@@ -5,7 +5,7 @@ from __future__ import annotations
 from services.ranking.service import RankingService
 from services.releases.host import Host
 from shared.deadline import Deadline
-from shared.wire import ModelList, RankAnswer, RankRequest
+from shared.wire.inner import ModelList, RankAnswer, RankRequest
 
 
 class RankingReleases(Host[RankingService]):

@@ -25,17 +25,9 @@ from shared.errors import (
 )
 from shared.history import History
 from shared.protocols import Ranker
-from shared.wire import (
-    EXPLAINED,
-    Because,
-    ModelCard,
-    ModelList,
-    RankAnswer,
-    RankedItem,
-    RankerName,
-    RankRequest,
-    ReleaseCard,
-)
+from shared.wire.base import EXPLAINED, RankerName
+from shared.wire.inner import ModelCard, ModelList, RankAnswer, RankedItem, RankRequest, ReleaseCard
+from shared.wire.recommend import Because
 
 REASONS = 3
 """Per item, at most."""

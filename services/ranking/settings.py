@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from services.releases.settings import ReleaseSettings
-from shared.wire import RankerName
+from shared.wire.base import RankerName
 
 
 class RankingSettings(ReleaseSettings):

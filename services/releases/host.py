@@ -23,7 +23,7 @@ from shared.errors import (
     Unavailable,
     UnknownRelease,
 )
-from shared.wire import ReleaseCard, ReleaseList
+from shared.wire.inner import ReleaseCard, ReleaseList
 
 LOCAL = "local"
 """The release of a process that was started with folders, in place of a registry."""

@@ -10,7 +10,7 @@ from services.http.budget import Inherited
 from services.http.caller import needs
 from services.http.routes import Router
 from services.releases.host import Host
-from shared.wire import ReleaseCard, ReleaseId, ReleaseList
+from shared.wire.inner import ReleaseCard, ReleaseId, ReleaseList
 
 BOUND = "/releases/{release}"
 """Under it stand a service's other routes, answered by that release alone."""

@@ -15,7 +15,7 @@ from services.retrieval.service import RetrievalService
 from services.retrieval.settings import RetrievalSettings
 from shared.catalog import Catalog
 from shared.registry import Part, Registry
-from shared.wire import RankerName
+from shared.wire.base import RankerName
 
 if TYPE_CHECKING:
     from ranker.backbone import Pool

@@ -20,16 +20,9 @@ from services.retrieval.metrics import Times
 from services.retrieval.releases import RetrievalReleases
 from services.retrieval.service import RetrievalService
 from services.retrieval.settings import RetrievalSettings
-from shared.wire import (
-    Id,
-    ItemAnswer,
-    ModelList,
-    ResolveAnswer,
-    ResolveRequest,
-    RetrieveAnswer,
-    RetrieveRequest,
-    ScoreRequest,
-)
+from shared.wire.base import Id
+from shared.wire.inner import ModelList, ResolveAnswer, ResolveRequest, RetrieveAnswer, RetrieveRequest, ScoreRequest
+from shared.wire.users import ItemAnswer
 
 MAX_POPULAR = 10_000
 

@@ -5,15 +5,8 @@ from __future__ import annotations
 from services.releases.host import LOCAL, Build, Host
 from services.retrieval.service import RetrievalService, Took
 from shared.deadline import Deadline
-from shared.wire import (
-    ItemAnswer,
-    ModelList,
-    ResolveAnswer,
-    ResolveRequest,
-    RetrieveAnswer,
-    RetrieveRequest,
-    ScoreRequest,
-)
+from shared.wire.inner import ModelList, ResolveAnswer, ResolveRequest, RetrieveAnswer, RetrieveRequest, ScoreRequest
+from shared.wire.users import ItemAnswer
 
 
 class RetrievalReleases(Host[RetrievalService]):

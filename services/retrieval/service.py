@@ -17,9 +17,7 @@ from shared.deadline import Deadline
 from shared.errors import BadAnswer, DeadlineExceeded
 from shared.history import History
 from shared.protocols import ServedRetriever
-from shared.wire import (
-    ItemAnswer,
-    ItemMetadata,
+from shared.wire.inner import (
     ModelCard,
     ModelList,
     ReleaseCard,
@@ -31,6 +29,8 @@ from shared.wire import (
     ScoreRequest,
     pack,
 )
+from shared.wire.recommend import ItemMetadata
+from shared.wire.users import ItemAnswer
 
 if TYPE_CHECKING:
     from retriever.states import States

@@ -37,7 +37,14 @@ GATEWAY = (
     "TANDEM_CACHE_STALE_S",
     "TANDEM_REDIS_TIMEOUT_MS",
 )
-RANKING = (*EVERY, "TANDEM_MAX_QUEUE", "TANDEM_MAX_BATCH")
+RANKING = (
+    *EVERY,
+    "TANDEM_MAX_QUEUE",
+    "TANDEM_MAX_BATCH",
+    "TANDEM_MAX_QUEUE_TOKENS",
+    "TANDEM_MAX_BATCH_TOKENS",
+    "TANDEM_ENGINE_HANG_S",
+)
 INHERITED = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "TANDEM_CACHE", "XDG_CACHE_HOME", "TMPDIR")
 """What an image sets for itself. pip's own settings go to the part that fetches the data."""
 
@@ -76,8 +83,8 @@ def parts(settings: Mapping[str, str], registry: Path, demo: Path, ports: Ports)
         Part(
             name="retrieval",
             command=_served("retrieval", ports.retrieval, registry),
-            environment=environment(*EVERY),
-            needs=("train",),
+            environment=environment(*EVERY, TANDEM_REDIS_URL=redis_url),
+            needs=("redis", "train"),
             probe=answers(f"http://{HOST}:{ports.retrieval}/readyz"),
         ),
         Part(

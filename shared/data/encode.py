@@ -15,7 +15,7 @@ from shared.data.source import Source
 from shared.errors import BadInput, BadRow
 from shared.progress import Advance
 
-# What the HTTP API takes for an id (shared/wire.py): no request could name any other. Nor is U+FFFD taken, the
+# What the HTTP API takes for an id (shared/wire): no request could name any other. Nor is U+FFFD taken, the
 # trace of bytes that were no UTF-8: two damaged ids must not become one.
 MAX_ID = 128
 _FIRST = "_first"

@@ -34,7 +34,7 @@ from shared.candidate import Candidate, Ranking
 from shared.catalog import Catalog
 from shared.errors import ChecksumMismatch, UnknownRelease
 from shared.history import History
-from shared.wire import ModelCard
+from shared.wire.inner import ModelCard
 from tests import fakes
 
 START = "r0"

@@ -22,7 +22,8 @@ from services.ranking import app as ranking
 from services.ranking.settings import RankingSettings
 from services.retrieval import app as retrieval
 from services.retrieval.settings import RetrievalSettings
-from shared.wire import Degradation, RolloutChange, Rung
+from shared.wire.base import Degradation, Rung
+from shared.wire.rollout import RolloutChange
 from tests import fakes
 from tests.deploy.manifests import ROOT
 from tests.services.asgi import client

@@ -34,7 +34,8 @@ from shared.candidate import Candidate, Ranking
 from shared.catalog import Catalog
 from shared.deadline import Deadline
 from shared.history import History
-from shared.wire import ModelCard, RankerName, RetrieveAnswer, RetrievedItem, RetrieveRequest
+from shared.wire.base import RankerName
+from shared.wire.inner import ModelCard, RetrieveAnswer, RetrievedItem, RetrieveRequest
 from tests import fakes
 
 Items = list[RetrievedItem]

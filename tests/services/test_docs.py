@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 from services.http.problems import INVALID, KINDS, MALFORMED, TOO_LARGE
-from shared.wire import Degradation
+from shared.wire.base import Degradation
 
 PAGE = (Path(__file__).parents[2] / "docs" / "http.md").read_text()
 

@@ -19,6 +19,7 @@ from services.commands import results
 from services.evaluation import Retrieved, against, popularity_third, reliability, report, rerank, retrieve
 from shared.data.prepared import Prepared
 from shared.data.split import cases
+from shared.history import History
 from tests.ranker import tiny
 from tests.ranker.cllm4rec import made as cllm4rec
 
@@ -50,6 +51,16 @@ def made(
     folder = tmp_path_factory.mktemp("ranker") / "artifact"
     tiny.trained(folder, bpe_folder)
     return report(data, retriever, load_ranker(folder, data.catalog), seed=1, order_users=4, baselines=("item-knn",))
+
+
+def test_lists_are_measured_as_who_made_them(data: Prepared, retriever: LoadedRetriever) -> None:
+    """The retriever's own lists, without its exclusions: the window is taken out of them."""
+    asked = list(cases(data, "test"))
+    found = retriever.retriever.retrieve([History(tuple(case.history.tolist())) for case in asked], len(data.catalog))
+    lists = {case.user: np.array([c.item for c in row]) for case, row in zip(asked, found, strict=True)}
+    made = report(data, retriever, None, seed=1, lists={"theirs": lists, "nobody's": {}})
+    assert made["rows"]["theirs"] == made["rows"]["lrurec"]
+    assert set(made["rows"]["nobody's"].values()) == {0.0}
 
 
 def test_a_report_is_plain_json_and_the_same_every_time(

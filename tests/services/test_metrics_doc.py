@@ -20,7 +20,7 @@ from services.ranking import app as ranking
 from services.ranking.settings import RankingSettings
 from services.retrieval import app as retrieval
 from services.retrieval.settings import RetrievalSettings
-from shared.wire import RankRequest, RetrieveRequest
+from shared.wire.inner import RankRequest, RetrieveRequest
 from tests import fakes
 from tests.services.asgi import client, embedded_app
 

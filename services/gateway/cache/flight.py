@@ -14,7 +14,7 @@ import structlog
 from services.gateway.ports import CacheStore, Entry
 from shared.deadline import Deadline
 from shared.errors import DeadlineExceeded, Overloaded, TandemError, Unavailable
-from shared.wire import MAX_TIMEOUT_MS, Cache
+from shared.wire.base import MAX_TIMEOUT_MS, Cache
 
 DEGRADED_FRESH_S = 4.0
 DEGRADED_STALE_S = 0.0

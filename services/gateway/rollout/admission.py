@@ -16,7 +16,8 @@ from services.gateway.rollout.hosts import Hosts
 from services.gateway.stack import Build, Stack
 from shared.deadline import Deadline
 from shared.errors import BadAnswer, BadArtifact, CatalogMismatch, TandemError, Unavailable
-from shared.wire import MAX_LIMIT, RERANKED, RankerName, ReleaseCard
+from shared.wire.base import MAX_LIMIT, RERANKED, RankerName
+from shared.wire.inner import ReleaseCard
 
 LOAD_MS = 600_000.0
 """A language model comes from a disk, or first over the network."""

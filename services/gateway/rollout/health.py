@@ -7,7 +7,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from shared.wire import Degradation, RecommendAnswer
+from shared.wire.base import Degradation
+from shared.wire.recommend import RecommendAnswer
 
 WINDOW_S = 600.0
 KEPT = 1_000

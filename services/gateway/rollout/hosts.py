@@ -14,7 +14,7 @@ from services.gateway.ports import RankingPort, ReleasesPort, RetrievalPort
 from services.gateway.remote import Remote, RemoteRanking, RemoteRetrieval
 from shared.deadline import Deadline
 from shared.errors import BadArtifact, DeadlineExceeded, Unavailable
-from shared.wire import ReleaseCard, ReleaseList
+from shared.wire.inner import ReleaseCard, ReleaseList
 
 T = TypeVar("T")
 Port = TypeVar("Port", RetrievalPort, RankingPort)

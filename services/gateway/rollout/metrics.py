@@ -10,7 +10,8 @@ from services.gateway.ports import Click
 from services.gateway.rollout.shadow import Agreement, Outcome
 from services.gateway.rollout.state import STARTED, Decided
 from services.gateway.stack import Stack
-from shared.wire import RecommendAnswer, RolloutChange
+from shared.wire.recommend import RecommendAnswer
+from shared.wire.rollout import RolloutChange
 
 TAUS = (-0.5, 0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 NAMELESS = "started"

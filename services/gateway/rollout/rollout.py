@@ -24,7 +24,7 @@ from services.gateway.rollout.stores import RolloutStore
 from services.gateway.serving import Plan, Serving, Trial
 from services.gateway.stack import Build, Stack
 from shared.errors import Overloaded, TandemError, Unavailable
-from shared.wire import ServeRequest
+from shared.wire.rollout import ServeRequest
 
 POLL_S = 0.5
 """What one gateway decides, the others serve so soon; half of what a way back may take."""

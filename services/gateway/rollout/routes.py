@@ -11,7 +11,7 @@ from services.gateway.rollout.watch import Watch
 from services.http.caller import Tenant, needs
 from services.http.routes import Router
 from shared.errors import BadInput, Forbidden
-from shared.wire import RolloutAnswer, ServeRequest
+from shared.wire.rollout import RolloutAnswer, ServeRequest
 
 PATH = "/admin/models"
 

@@ -13,7 +13,8 @@ import structlog
 from services.gateway.policy import Policy
 from services.gateway.stack import Stack
 from shared.errors import TandemError
-from shared.wire import RERANKED, RecommendAnswer, RecommendRequest
+from shared.wire.base import RERANKED
+from shared.wire.recommend import RecommendAnswer, RecommendRequest
 
 AT_ONCE = 4
 """One more is dropped: the shadow takes what is left of the machine, and never a queue of it."""

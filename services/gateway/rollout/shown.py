@@ -6,7 +6,7 @@ from services.gateway.rollout.health import Numbers, quantile
 from services.gateway.rollout.rollout import Rollout
 from services.gateway.rollout.shadow import Shadow
 from services.gateway.rollout.watch import Watch
-from shared.wire import CanaryRelease, ReleaseHealth, RolloutAnswer, ServedRelease, ShadowRelease
+from shared.wire.rollout import CanaryRelease, ReleaseHealth, RolloutAnswer, ServedRelease, ShadowRelease
 
 
 def shown(rollout: Rollout, watch: Watch, shadow: Shadow) -> RolloutAnswer:

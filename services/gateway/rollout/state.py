@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from shared.errors import BadInput
-from shared.wire import RolloutChange
+from shared.wire.rollout import RolloutChange
 
 STARTED = ""
 """In place of a release: whatever the services started with."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from services.gateway.ports import Appended, Click, Record, Who
-from shared.wire import Event
+from shared.wire.users import Event
 
 DIGEST_BYTES = 12
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shared.wire import MAX_HISTORY, MAX_SEEN
+from shared.wire.base import MAX_HISTORY, MAX_SEEN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from shared.errors import BadInput
-from shared.wire import ItemState
+from shared.wire.users import ItemState
 
 DEFAULT = ItemState()
 

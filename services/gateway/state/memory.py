@@ -13,7 +13,7 @@ from services.gateway.state.arrivals import Arrival, appended, by_owner, joined,
 from services.gateway.state.bounds import Bounds
 from services.gateway.state.item_states import DEFAULT, too_many
 from services.gateway.state.tombstones import Tombstones
-from shared.wire import Event, ItemState
+from shared.wire.users import Event, ItemState
 
 T = TypeVar("T")
 MAX_SESSIONS = 100_000

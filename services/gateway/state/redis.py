@@ -21,7 +21,8 @@ from services.gateway.state.scripts import APPEND, ITEMS, READ, SET_ITEM, Comman
 from services.gateway.state.together import Together
 from services.gateway.state.tombstones import Tombstones
 from shared.errors import BadAnswer, Unavailable
-from shared.wire import Event, Experiment, ItemState
+from shared.wire.recommend import Experiment
+from shared.wire.users import Event, ItemState
 
 ONE = ord("1")
 WRITE_PATIENCE = 10

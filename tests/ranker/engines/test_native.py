@@ -56,6 +56,26 @@ def test_rotation_turns_the_first_heads_and_leaves_the_others(ours: Kernels) -> 
     assert torch.equal(found[:, 3:], z[:, 3:])
 
 
+@pytest.mark.parametrize("tokens", [1, 31, 32, 33, 100, 1300])
+@pytest.mark.parametrize(("width", "outs"), [(32, 64), (96, 96), (1536, 160)])
+def test_a_product_is_a_product_with_what_follows(ours: Kernels, tokens: int, width: int, outs: int) -> None:
+    x, weight, residual = drawn(tokens, width), drawn(outs, width, seed=1), drawn(tokens, outs, seed=2)
+    x = x / width**0.5
+    expected = x.float() @ weight.float().T
+    for paired in (False, True):
+        laid = ours.laid_out(weight, paired)
+        assert_near(ours.product(x, laid, paired), expected)
+        assert_near(ours.product(x, laid, paired, residual), expected + residual.float())
+    gate, up = expected.chunk(2, dim=-1)
+    assert_near(ours.product(x, ours.laid_out(weight, True), True, gated=True), F.silu(gate) * up)
+
+
+def attended(ours: Kernels, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    told = torch.empty(len(q), q[0].numel(), dtype=q.dtype)
+    ours.attend(q, k, v, told)
+    return told
+
+
 @pytest.mark.parametrize(
     ("queries", "keys", "heads", "kv_heads", "width"),
     [
@@ -79,13 +99,13 @@ def test_attention_is_causal_and_sees_what_came_before(
     told = F.scaled_dot_product_attention(
         *(x.float().transpose(0, 1)[None] for x in (z[:, :heads], k, v)), attn_mask=seen, enable_gqa=True
     )
-    found = ours.attend(z[:, :heads], k, v)
+    found = attended(ours, z[:, :heads], k, v)
     assert_near(found, told[0].transpose(0, 1).flatten(1))
 
 
 def test_large_scores_overflow_nothing(ours: Kernels) -> None:
     q, k, v = 100 * drawn(40, 1, 32), 100 * drawn(40, 1, 32, seed=1), drawn(40, 1, 32, seed=2)
-    assert torch.isfinite(ours.attend(q, k, v)).all()
+    assert torch.isfinite(attended(ours, q, k, v)).all()
 
 
 def llama() -> LlamaForCausalLM:

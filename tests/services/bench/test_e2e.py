@@ -15,7 +15,7 @@ from services.bench import plots
 from services.bench.e2e import BESIDE, BODIES, HITS, WAYS, Settings, bodies, run, shares, slow_client
 from services.bench.processes import Server
 from services.cli import main
-from shared.wire import RecommendRequest
+from shared.wire.recommend import RecommendRequest
 from tests.retriever import tiny
 
 USERS = tiny.noise(users=100, length=60, items=200)

@@ -10,7 +10,7 @@ import pytest
 from services.bench import gateway, plots
 from services.bench.gateway import VARIANTS, Settings, Trial, Variant, bodies, history, report_of, servers
 from services.bench.load import Measured
-from shared.wire import RecommendRequest
+from shared.wire.recommend import RecommendRequest
 
 SETTINGS = Settings(rounds=2, seconds=0.2, connections=2, load=0.5, users=3)
 

@@ -26,9 +26,7 @@ from services.gateway.state.scripts import Command
 from services.retrieval.service import RetrievalService
 from shared.deadline import Deadline
 from shared.errors import BadAnswer, CatalogMismatch, Unavailable
-from shared.wire import (
-    Event,
-    ItemState,
+from shared.wire.inner import (
     RankAnswer,
     RankedItem,
     RankRequest,
@@ -37,6 +35,7 @@ from shared.wire import (
     RetrieveRequest,
     ScoreRequest,
 )
+from shared.wire.users import Event, ItemState
 from tests import fakes
 from tests.services.gateway.parts import Parts
 

@@ -11,17 +11,9 @@ from services.gateway.arrange import Placed, allowed, diversified, ordered, prom
 from services.gateway.people import Person
 from services.gateway.ports import ItemStates
 from services.gateway.ranked import RankedList, depth
-from shared.wire import (
-    ItemMetadata,
-    ItemState,
-    Promotion,
-    RankAnswer,
-    RankedItem,
-    RecommendRequest,
-    RetrieveAnswer,
-    RetrievedItem,
-    pack,
-)
+from shared.wire.inner import RankAnswer, RankedItem, RetrieveAnswer, RetrievedItem, pack
+from shared.wire.recommend import ItemMetadata, Promotion, RecommendRequest
+from shared.wire.users import ItemState
 
 
 def person(history: tuple[str, ...] = (), seen: frozenset[str] = frozenset(), **states: ItemState) -> Person:
@@ -135,7 +127,7 @@ def reference_mmr(order: list[Placed], vectors: np.ndarray, weight: float) -> li
 def test_diversity_is_carbonell_and_goldsteins(count: int, weight: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     order = vectored(*rng.normal(size=(count, 5)).tolist())
-    from shared.wire import unpack
+    from shared.wire.inner import unpack
 
     vectors = unpack([one.item.vector or "" for one in order]).astype(np.float64)
     assert names(diversified(order, weight, count)) == reference_mmr(order, vectors, weight)

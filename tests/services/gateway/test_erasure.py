@@ -14,7 +14,8 @@ from services.gateway.state.connections import Connections
 from services.gateway.state.redis import RedisState
 from shared.deadline import Deadline
 from shared.errors import Unavailable
-from shared.wire import Event, RecommendRequest
+from shared.wire.recommend import RecommendRequest
+from shared.wire.users import Event
 from tests import fakes
 from tests.redis_server import RedisServer
 from tests.services.gateway.parts import Parts

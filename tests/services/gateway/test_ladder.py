@@ -12,18 +12,9 @@ from services.gateway.policy import Policy
 from services.gateway.ports import Who
 from shared.deadline import Deadline
 from shared.errors import Overloaded, Unavailable, UnknownRanker
-from shared.wire import (
-    Event,
-    ItemState,
-    ModelCard,
-    ModelList,
-    RankAnswer,
-    RankedItem,
-    RankItemsRequest,
-    RecommendAnswer,
-    RecommendRequest,
-    RerankRequest,
-)
+from shared.wire.inner import ModelCard, ModelList, RankAnswer, RankedItem
+from shared.wire.recommend import RankItemsRequest, RecommendAnswer, RecommendRequest, RerankRequest
+from shared.wire.users import Event, ItemState
 from tests import fakes
 from tests.services.gateway.parts import Parts
 

@@ -29,7 +29,8 @@ from hypothesis import strategies as st
 from services.gateway.policy import Policy
 from services.retrieval.service import RetrievalService
 from shared.errors import TandemError
-from shared.wire import Event, ItemState, RecommendAnswer, RecommendRequest
+from shared.wire.recommend import RecommendAnswer, RecommendRequest
+from shared.wire.users import Event, ItemState
 from tests import fakes
 from tests.services.gateway.faults import FAULTS, FOR_EVER_S, RANKING_SAYS, REDIS_SAYS, RETRIEVAL_SAYS, Faults, World
 

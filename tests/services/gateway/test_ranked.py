@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.gateway.ranked import Decoded, RankedList
-from shared.wire import RankAnswer, RankedItem, RetrieveAnswer, RetrievedItem
+from shared.wire.inner import RankAnswer, RankedItem, RetrieveAnswer, RetrievedItem
 
 
 def made(size: int = 4, **changes: object) -> RankedList:

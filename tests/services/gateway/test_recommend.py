@@ -20,7 +20,8 @@ from shared.errors import (
     Unavailable,
     UnknownRanker,
 )
-from shared.wire import RankAnswer, RankedItem, RecommendAnswer, RecommendRequest, RetrieveAnswer
+from shared.wire.inner import RankAnswer, RankedItem, RetrieveAnswer
+from shared.wire.recommend import RecommendAnswer, RecommendRequest
 from tests import fakes
 from tests.services.gateway.parts import Parts
 

@@ -9,16 +9,9 @@ import pytest
 
 from shared.deadline import Deadline
 from shared.errors import UnknownRanker
-from shared.wire import (
-    ModelCard,
-    ModelList,
-    RankAnswer,
-    RankerName,
-    RankRequest,
-    RecommendAnswer,
-    RecommendRequest,
-    RetrieveAnswer,
-)
+from shared.wire.base import RankerName
+from shared.wire.inner import ModelCard, ModelList, RankAnswer, RankRequest, RetrieveAnswer
+from shared.wire.recommend import RecommendAnswer, RecommendRequest
 from tests import fakes
 from tests.services.gateway.parts import Parts
 

@@ -25,7 +25,7 @@ from shared.errors import (
     UnknownItem,
     UnknownRanker,
 )
-from shared.wire import RankRequest, ResolveRequest, RetrieveRequest
+from shared.wire.inner import RankRequest, ResolveRequest, RetrieveRequest
 from tests import fakes
 
 pytestmark = pytest.mark.anyio

@@ -10,7 +10,7 @@ from services.gateway.latency import ENOUGH
 from services.gateway.resilience import ResilientRanking, ResilientRetrieval, at_most_twice
 from shared.deadline import Deadline
 from shared.errors import BadAnswer, DeadlineExceeded, Overloaded, Unavailable, UnknownItem
-from shared.wire import RankRequest, RetrievedItem, RetrieveRequest
+from shared.wire.inner import RankRequest, RetrievedItem, RetrieveRequest
 from tests import fakes
 
 pytestmark = pytest.mark.anyio

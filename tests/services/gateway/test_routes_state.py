@@ -24,7 +24,7 @@ from services.http.caller import SCOPES, Caller, Scope
 from services.http.keys import Headers
 from services.http.settings import HttpSettings
 from shared.errors import Unavailable
-from shared.wire import MAX_EVENTS
+from shared.wire.base import MAX_EVENTS
 from tests import fakes
 from tests.redis_server import free_port
 from tests.services.asgi import client

@@ -26,7 +26,8 @@ from shared.errors import (
     UnknownRanker,
 )
 from shared.history import History
-from shared.wire import EXPLAINED, ModelCard, RankRequest
+from shared.wire.base import EXPLAINED
+from shared.wire.inner import ModelCard, RankRequest
 from tests import fakes
 from tests.services.asgi import client
 

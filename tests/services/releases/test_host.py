@@ -22,7 +22,7 @@ from shared.errors import (
     Unavailable,
     UnknownRelease,
 )
-from shared.wire import ReleaseCard
+from shared.wire.inner import ReleaseCard
 from tests.services.releases.memory import gone
 
 pytestmark = pytest.mark.anyio

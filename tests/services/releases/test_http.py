@@ -23,7 +23,7 @@ from services.retrieval.settings import RetrievalSettings
 from shared.deadline import Deadline
 from shared.errors import BadArtifact, BadInput, ReleaseNotLoaded, UnknownRelease
 from shared.registry import Registry
-from shared.wire import RankRequest, RetrieveRequest
+from shared.wire.inner import RankRequest, RetrieveRequest
 from tests.e2e.processes import free_port
 
 pytestmark = pytest.mark.anyio

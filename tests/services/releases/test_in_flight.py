@@ -17,7 +17,7 @@ from shared.candidate import Candidate, Ranking
 from shared.deadline import Deadline
 from shared.errors import ReleaseNotLoaded
 from shared.history import History
-from shared.wire import ModelCard, RankRequest, RetrieveRequest
+from shared.wire.inner import ModelCard, RankRequest, RetrieveRequest
 from tests import fakes
 from tests.services.releases.memory import gone
 

@@ -31,7 +31,7 @@ from shared.errors import (
     UnknownRelease,
 )
 from shared.registry import Part, Registry
-from shared.wire import RankRequest, RetrieveRequest
+from shared.wire.inner import RankRequest, RetrieveRequest
 from tests.services.releases.memory import gone
 
 pytestmark = pytest.mark.anyio

@@ -16,7 +16,8 @@ from shared.candidate import Candidate
 from shared.deadline import Deadline
 from shared.errors import BadAnswer, DeadlineExceeded, UnknownItem
 from shared.history import History
-from shared.wire import MAX_SEEN, ModelCard, RetrieveAnswer, RetrieveRequest
+from shared.wire.base import MAX_SEEN
+from shared.wire.inner import ModelCard, RetrieveAnswer, RetrieveRequest
 from tests import fakes
 from tests.services.asgi import client
 

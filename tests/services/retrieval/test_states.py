@@ -19,7 +19,7 @@ from services.retrieval.settings import RetrievalSettings
 from services.retrieval.states import SCHEMA, TAG, RedisStates, open_states
 from shared.deadline import Deadline
 from shared.errors import BadInput
-from shared.wire import RetrieveRequest
+from shared.wire.inner import RetrieveRequest
 from tests.redis_server import RedisServer, free_port
 from tests.retriever import tiny
 

@@ -15,7 +15,7 @@ from shared.candidate import Candidate
 from shared.deadline import Deadline
 from shared.errors import BadAnswer, DeadlineExceeded
 from shared.history import History
-from shared.wire import ModelCard, RetrieveAnswer, RetrieveRequest
+from shared.wire.inner import ModelCard, RetrieveAnswer, RetrieveRequest
 from tests import fakes
 
 pytestmark = pytest.mark.anyio

@@ -25,7 +25,7 @@ from shared.errors import (
     Unavailable,
     UnknownRelease,
 )
-from shared.wire import ReleaseCard, RetrieveRequest
+from shared.wire.inner import ReleaseCard, RetrieveRequest
 
 pytestmark = pytest.mark.anyio
 

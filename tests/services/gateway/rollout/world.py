@@ -17,16 +17,8 @@ from services.gateway.rollout.hosts import Hosts
 from services.gateway.settings import GatewaySettings
 from shared.deadline import Deadline
 from shared.errors import BadAnswer, BadArtifact, BadInput, ReleaseNotLoaded, Unavailable, UnknownRanker, UnknownRelease
-from shared.wire import (
-    ModelCard,
-    ModelList,
-    RankAnswer,
-    RankerName,
-    RankRequest,
-    ReleaseCard,
-    RetrieveAnswer,
-    ScoreRequest,
-)
+from shared.wire.base import RankerName
+from shared.wire.inner import ModelCard, ModelList, RankAnswer, RankRequest, ReleaseCard, RetrieveAnswer, ScoreRequest
 from tests import fakes
 
 CATALOG = fakes.catalog().fingerprint()

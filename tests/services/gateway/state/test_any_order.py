@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from services.gateway.ports import State, Stored, Who
 from services.gateway.state.bounds import Bounds
 from services.gateway.state.memory import MemoryState
-from shared.wire import Event
+from shared.wire.users import Event
 from tests.redis_server import RedisServer
 from tests.services.gateway.state.conftest import redis_state
 from tests.services.gateway.state.words import NOW, S1, U1, T

@@ -9,7 +9,7 @@ import pytest
 from services.gateway.ports import Click, Record, State, Stored, Who
 from services.gateway.state.bounds import Bounds
 from shared.errors import BadInput
-from shared.wire import ItemState
+from shared.wire.users import ItemState
 from tests.services.gateway.state.conftest import Open
 from tests.services.gateway.state.words import NOW, S1, U1, T, dismissed, stored, took
 

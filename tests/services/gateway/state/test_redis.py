@@ -22,7 +22,7 @@ from services.gateway.state.connections import Connections
 from services.gateway.state.redis import RedisState
 from services.gateway.state.scripts import READ, Command
 from shared.errors import BadAnswer, Unavailable
-from shared.wire import ItemState
+from shared.wire.users import ItemState
 from tests.redis_server import RedisServer, free_port
 from tests.services.gateway.state.conftest import PATIENT_S, redis_state
 from tests.services.gateway.state.words import NOW, S1, U1, T, dismissed, stored, took

@@ -9,7 +9,7 @@ from services.gateway.state.memory import MemoryState
 from services.gateway.state.settings import StateSettings, open_state
 from services.http.settings import read
 from shared.errors import BadInput
-from shared.wire import ItemState
+from shared.wire.users import ItemState
 from tests.redis_server import RedisServer
 from tests.services.gateway.state.words import NOW, took
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from services.gateway.ports import State, Stored, Who
-from shared.wire import Event
+from shared.wire.users import Event
 
 T = "tenant"
 NOW = 1_700_000_000_000

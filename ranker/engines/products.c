@@ -1,0 +1,141 @@
+/* Matrix products with weights that were laid out once for the AMX tiles, and what follows them folded in.
+ *
+ * n tokens, d width in, o width out; d and o multiples of 32. Of the weights a panel is 32 outputs, or 16 of the first
+ * half of all outputs and the same 16 of the second (paired). Panels stand one after another; in each, per 32 of the
+ * width in, two tiles of 16 rows: row r holds the widths 2 r and 2 r + 1 of 16 outputs.
+ */
+#include <omp.h>
+
+#include "bf16.h"
+
+#define PANEL 32
+#define GROUP 4 /* panels that one thread computes for the same rows: these stay in its first cache */
+#define DEEP 18 /* times 32 of the width in, after which the next panel has its turn: what was read still fits there */
+#define CHUNK 640 /* rows, at most, that one thread computes before it looks for work again */
+
+enum { PLAIN, PLUS, GATED };
+
+void lay_out(const bf16 *w, bf16 *laid, long d, long o, int paired) {
+    long steps = d / 32;
+#pragma omp parallel for schedule(static)
+    for (long panel = 0; panel < o / PANEL; panel++)
+        for (long step = 0; step < steps; step++)
+            for (long tile = 0; tile < 2; tile++) {
+                long first = paired ? tile * (o / 2) + 16 * panel : PANEL * panel + 16 * tile;
+                uint32_t *to = (uint32_t *)laid + ((panel * steps + step) * 2 + tile) * 256;
+                for (long r = 0; r < 16; r++)
+                    for (long c = 0; c < 16; c++)
+                        to[r * 16 + c] = *(const uint32_t *)(w + (first + c) * d + step * 32 + 2 * r);
+            }
+}
+
+/* Sums that were computed and not yet written. */
+typedef struct {
+    const float *sums;
+    const bf16 *residual;
+    bf16 *y;
+    long rows, stride, one, other;
+    int kind;
+} Block;
+
+static inline void write_row(const Block *block, long row) {
+    __m512 a = _mm512_load_ps(block->sums + row * PANEL), b = _mm512_load_ps(block->sums + row * PANEL + 16);
+    bf16 *y = block->y + row * block->stride;
+    if (block->kind == GATED) {
+        store(y + block->one, gate(a, b));
+        return;
+    }
+    if (block->kind == PLUS) {
+        const bf16 *residual = block->residual + row * block->stride;
+        a = _mm512_add_ps(a, load(residual + block->one));
+        b = _mm512_add_ps(b, load(residual + block->other));
+    }
+    if (block->other == block->one + 16)
+        _mm512_storeu_si512(y + block->one, (__m512i)_mm512_cvtne2ps_pbh(b, a));
+    else {
+        store(y + block->one, a);
+        store(y + block->other, b);
+    }
+}
+
+/* 32 rows of x by one panel; meanwhile `before` is written, and `next` fetched. */
+static inline void compute(const bf16 *x, long stride, const bf16 *panel, long steps, float *sums, const Block *before,
+                           int more) {
+    if (more) {
+        _tile_loadd(0, sums, PANEL * 4);
+        _tile_loadd(1, sums + 16, PANEL * 4);
+        _tile_loadd(2, sums + 16 * PANEL, PANEL * 4);
+        _tile_loadd(3, sums + 16 * PANEL + 16, PANEL * 4);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    long some = (before->rows + steps - 1) / steps, row = 0;
+    for (long step = 0; step < steps; step++) {
+        _tile_loadd(4, x + step * 32, stride * 2);
+        _tile_loadd(6, panel + step * 1024, 64);
+        _tile_dpbf16ps(0, 4, 6);
+        _tile_loadd(7, panel + step * 1024 + 512, 64);
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_loadd(5, x + 16 * stride + step * 32, stride * 2);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+        for (long end = row + some < before->rows ? row + some : before->rows; row < end; row++) write_row(before, row);
+    }
+    _tile_stored(0, sums, PANEL * 4);
+    _tile_stored(1, sums + 16, PANEL * 4);
+    _tile_stored(2, sums + 16 * PANEL, PANEL * 4);
+    _tile_stored(3, sums + 16 * PANEL + 16, PANEL * 4);
+}
+
+/* y = x W, n x o; PLUS: and the residual; GATED: silu(first half) * second half, n x o / 2, of paired panels. y is none
+ * of the others. 0, or -1 where memory is short. */
+int product(const bf16 *x, const bf16 *laid, const bf16 *residual, bf16 *y, long n, long d, long o, int paired,
+            int kind) {
+    long steps = d / 32, panels = o / PANEL, size = d * PANEL, wide = kind == GATED ? o / 2 : o;
+    long rows = n < ROWS ? ROWS : n, chunk = CHUNK, groups = UP(panels, GROUP) / GROUP;
+    bf16 *few = NULL;
+    if (n < ROWS) {
+        few = aligned_alloc(64, ROWS * d * 2);
+        if (!few) return -1;
+        memset(few, 0, ROWS * d * 2);
+        memcpy(few, x, n * d * 2);
+        x = few;
+    }
+    while (chunk > 2 * ROWS && UP(rows, chunk) / chunk * groups < 4 * omp_get_max_threads()) chunk /= 2;
+    chunk = UP(chunk, ROWS);
+    long chunks = UP(rows, chunk) / chunk;
+#pragma omp parallel
+    {
+        float sums[2 * GROUP][ROWS * PANEL] __attribute__((aligned(64)));
+        Block before = {.rows = 0};
+        int turn = 0;
+        _tile_loadconfig(&TILES);
+#pragma omp for schedule(dynamic)
+        for (long work = 0; work < chunks * groups; work++) {
+            long begin = work / groups * chunk, end = begin + chunk < rows ? begin + chunk : rows;
+            long first = work % groups * GROUP, last = first + GROUP < panels ? first + GROUP : panels;
+            for (long at = begin; at < end; at += ROWS, turn ^= 1) {
+                long from = at + ROWS <= rows ? at : rows - ROWS;
+                for (long step = 0; step < steps; step += DEEP)
+                    for (long panel = first; panel < last; panel++) {
+                        float *told = sums[turn * GROUP + panel - first];
+                        long deep = steps - step < DEEP ? steps - step : DEEP;
+                        compute(x + from * d + step * 32, d, laid + panel * size + step * 1024, deep, told, &before,
+                                step > 0);
+                        before.rows = 0;
+                        if (step + deep < steps) continue;
+                        long one = paired ? 16 * panel : PANEL * panel, other = paired ? o / 2 + one : one + 16;
+                        before = (Block){told, residual + from * o, y + from * wide, n < ROWS ? n : ROWS, wide, one,
+                                         other, kind};
+                    }
+            }
+        }
+        for (long row = 0; row < before.rows; row++) write_row(&before, row);
+        _tile_release();
+    }
+    free(few);
+    return 0;
+}
