@@ -94,15 +94,22 @@ static void pack_values(const bf16 *v, uint32_t *out, long m, long stride, long 
             }
 }
 
-/* One row's part of a softmax: `seen` of 128 scores, its largest so far and the sum that goes with it, all times `scale`,
+/* The bits from `low` to below `high` of 32. */
+static inline uint32_t window(long low, long high) {
+    low = low < 0 ? 0 : low > 32 ? 32 : low;
+    high = high < 0 ? 0 : high > 32 ? 32 : high;
+    return _bzhi_u32(-1, high) & ~_bzhi_u32(-1, low);
+}
+
+/* One row's part of a softmax: of 128 scores those from `low` to below `high`, its largest so far and the sum that goes with it, all times `scale`,
  * so that powers of 2 do. Into p go the powers, exact to half of 1/64 in the exponent, a bfloat16's own rounding, with
- * zeros behind; the row of values that was summed so far is scaled where the largest changes. `whole`: all are seen. */
-static inline void weigh(const float *scores, bf16 *p, long seen, float scale, float *top, float *sum, float *told,
+ * zeros elsewhere; the row of values that was summed so far is scaled where the largest changes. `whole`: all count. */
+static inline void weigh(const float *scores, bf16 *p, long low, long high, float scale, float *top, float *sum, float *told,
                          long h, int whole) {
     __m512 s[KEYS / 16], most = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
     for (long j = 0; j < KEYS / 16; j++) {
         s[j] = _mm512_load_ps(scores + 16 * j);
-        __mmask16 here = whole ? 0xffff : (__mmask16)_bzhi_u32(0xffff, seen > 16 * j ? seen - 16 * j : 0);
+        __mmask16 here = whole ? 0xffff : (__mmask16)window(low - 16 * j, high - 16 * j);
         most = _mm512_mask_max_ps(most, here, most, s[j]);
     }
     float now = _mm512_reduce_max_ps(most) * scale;
@@ -115,7 +122,7 @@ static inline void weigh(const float *scores, bf16 *p, long seen, float scale, f
         *top = now;
     }
     const __m512 over = _mm512_set1_ps(*top * 64), factor = _mm512_set1_ps(scale * 64);
-    const __m512i low = _mm512_load_si512(POWERS), high = _mm512_load_si512(POWERS + 32);
+    const __m512i first = _mm512_load_si512(POWERS), second = _mm512_load_si512(POWERS + 32);
     const __m512i order = _mm512_setr_epi64(0, 2, 4, 6, 1, 3, 5, 7), least = _mm512_set1_epi16(-126 * 64);
     const __m512i whole_part = _mm512_set1_epi16(-64), ones = _mm512_set1_epi16(0x3f80);
     for (long j = 0; j < KEYS / 16; j += 2) {
@@ -124,8 +131,8 @@ static inline void weigh(const float *scores, bf16 *p, long seen, float scale, f
         __m512i x = _mm512_permutexvar_epi64(order, _mm512_packs_epi32(one, other));
         x = _mm512_max_epi16(x, least);
         __m512i exponent = _mm512_and_si512(x, whole_part);
-        __m512i e = _mm512_add_epi16(_mm512_permutex2var_epi16(low, x, high), _mm512_add_epi16(exponent, exponent));
-        if (!whole) e = _mm512_maskz_mov_epi16(_bzhi_u32(-1, seen > 16 * j ? (seen < 16 * j + 32 ? seen - 16 * j : 32) : 0), e);
+        __m512i e = _mm512_add_epi16(_mm512_permutex2var_epi16(first, x, second), _mm512_add_epi16(exponent, exponent));
+        if (!whole) e = _mm512_maskz_mov_epi16(window(low - 16 * j, high - 16 * j), e);
         total = _mm512_dpbf16_ps(total, (__m512bh)e, (__m512bh)ones);
         _mm512_store_si512(p + 16 * j, e);
     }
@@ -187,33 +194,49 @@ static inline void sum_up(const bf16 *p, const uint32_t *v, float *told, long ke
     }
 }
 
-/* 32 tokens of one head, 128 keys after another; row i sees the first `seen` + i keys. While the tiles score the next
- * keys, the vector units weigh these. */
+/* Up to 128 keys that are next. */
+typedef struct {
+    long from, end;
+    int shared;
+} Part;
+
+/* 32 tokens of one head, part after part; row i sees the first `seen` + i keys, or of these the first `shared` and those
+ * from starts[i] on. While the tiles score the next part, the vector units weigh this one. */
 static void block(const bf16 *q, long rows, const uint32_t *k, const uint32_t *v, bf16 *out, long out_stride, long seen,
-                  long h, float scale, Room *room) {
+                  long shared, const long *starts, long h, float scale, Room *room) {
     long all = seen + rows - 1, turn = 0;
     float *told = room->rest;
+    Part now = {0, starts ? shared : all, starts != NULL}, own = {starts ? starts[0] / 32 * 32 : all, all, 0};
+    if (!now.end) now = own;
     memset(told, 0, ROWS * h * 4);
     for (long row = 0; row < ROWS; row++) {
         room->top[row] = -INFINITY;
         room->sum[row] = 0;
     }
-    for (long key = 0; key < KEYS && key < all; key += 32) score(q, k + key * h / 2, room->scores[0] + key, h);
-    for (long from = 0; from < all; from += KEYS, turn ^= 1) {
+    for (long key = 0; key < KEYS && key < now.end; key += 32)
+        score(q, k + (now.from + key) * h / 2, room->scores[0] + key, h);
+    for (; now.from < now.end; turn ^= 1) {
+        Part next = now;
+        next.from += KEYS;
+        if (next.from >= next.end && now.shared) next = own;
         for (long part = 0; part < KEYS / 32; part++) {
-            long next = from + KEYS + part * 32;
-            if (next < all) score(q, k + next * h / 2, room->scores[turn ^ 1] + part * 32, h);
+            long key = next.from + part * 32;
+            if (key < next.end) score(q, k + key * h / 2, room->scores[turn ^ 1] + part * 32, h);
             for (long row = part * 8; row < part * 8 + 8 && row < rows; row++) {
                 const float *scores = room->scores[turn] + row * KEYS;
                 bf16 *p = room->p + row * KEYS;
-                long left = seen + row - from;
-                if (left >= KEYS)
-                    weigh(scores, p, KEYS, scale, room->top + row, room->sum + row, told + row * h, h, 1);
+                float *top = room->top + row, *sum = room->sum + row, *here = told + row * h;
+                long low = starts && !now.shared ? starts[row] - now.from : 0;
+                long high = (now.shared ? shared : seen + row) - now.from;
+                if (low <= 0 && high >= KEYS)
+                    weigh(scores, p, 0, KEYS, scale, top, sum, here, h, 1);
                 else
-                    weigh(scores, p, left, scale, room->top + row, room->sum + row, told + row * h, h, 0);
+                    weigh(scores, p, low, high, scale, top, sum, here, h, 0);
             }
         }
-        sum_up(room->p, v + from * h / 2, told, UP(all - from < KEYS ? all - from : KEYS, 32), h);
+        long keys = UP(now.end - now.from < KEYS ? now.end - now.from : KEYS, 32);
+        sum_up(room->p, v + now.from * h / 2, told, keys, h);
+        now = next;
     }
     for (long row = 0; row < rows; row++) {
         __m512 over = _mm512_set1_ps(1.0f / room->sum[row]);
@@ -223,9 +246,10 @@ static void block(const bf16 *q, long rows, const uint32_t *k, const uint32_t *v
 }
 
 /* q: n rows of `heads` heads; k, v: m rows of `kv_heads`; out: n rows of heads h, contiguous. The last n of the m keys are
- * the queries' own: row i sees the first m - n + i + 1. h a multiple of 32. 0, or -1 where memory is short. */
+ * the queries' own: row i sees the first m - n + i + 1. With starts, which never fall, it sees of these the first
+ * `shared` and those from starts[i] on: branches of one head. h a multiple of 32. 0, or -1 where memory is short. */
 int attend(const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, long n, long m, long heads, long kv_heads, long h,
-           long q_stride, long k_stride, long v_stride) {
+           long q_stride, long k_stride, long v_stride, long shared, const long *starts) {
     long size = UP(m, 32) * h / 2, blocks = UP(n, ROWS) / ROWS;
     int failed = 0;
     uint32_t *packed = aligned_alloc(64, 2 * kv_heads * size * 4);
@@ -259,7 +283,7 @@ int attend(const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, long n, long 
             for (long row = 0; row < rows; row++)
                 memcpy(own + row * h, q + (first + row) * q_stride + head * h, h * 2);
             block(own, rows, packed + 2 * kv * size, packed + (2 * kv + 1) * size, out + first * heads * h + head * h,
-                  heads * h, m - n + first + 1, h, scale, room);
+                  heads * h, m - n + first + 1, shared, starts ? starts + first : NULL, h, scale, room);
         }
         if (room) _tile_release();
         free(room);

@@ -26,8 +26,9 @@ class Segment:
 
     known_L2PKh: keys and values of what stands before the first token. parent: or the segment that does, by its place
     in the same call; what that one knows comes first. positions: of the tokens, where they are not simply the next.
-    seen_SM: which of all keys, known ones first, a token sees, where that is not simply all before it. read: the tokens
-    whose states are wanted. keep: of how many first tokens keys and values are wanted.
+    starts: where the tokens are branches side by side, per token the place of its branch's first; it sees that branch
+    up to itself, and all that is known. read: the tokens whose states are wanted. keep: of how many first tokens keys
+    and values are wanted.
     """
 
     size: int
@@ -35,7 +36,7 @@ class Segment:
     known_L2PKh: Tensor | None = None
     parent: int | None = None
     positions: Sequence[int] | None = None
-    seen_SM: Tensor | None = None
+    starts: Sequence[int] | None = None
     keep: int = 0
 
 
@@ -120,8 +121,10 @@ class LeanLlama:
         """Into told_SD; of the last layer only the rows that are read. masks: made when they are first needed."""
         segment = segments[place]
         only = list(segment.read) if last else None
-        if self.native and segment.seen_SM is None and only in (None, [segment.size - 1]):
-            self.native.attend(q_SHh[-1:] if only else q_SHh, k_MKh, v_MKh, told_SD)
+        if self.native and (only is None or (only == [segment.size - 1] and segment.starts is None)):
+            known = _known(segment, segments)
+            starts_S = torch.tensor(segment.starts) + known if segment.starts is not None else None
+            self.native.attend(q_SHh[-1:] if only else q_SHh, k_MKh, v_MKh, told_SD, known, starts_S)
             return
         if place not in masks:
             masks[place] = _mask(segment, segments, q_SHh)
@@ -205,13 +208,13 @@ def _known(segment: Segment, segments: Sequence[Segment]) -> int:
 
 def _mask(segment: Segment, segments: Sequence[Segment], x_ND: Tensor) -> Tensor | None:
     """What is added to the scores, S x M; None where plain causal attention does."""
-    seen_SM = segment.seen_SM
-    if seen_SM is None:
-        known = _known(segment, segments)
-        plain = not known and list(segment.read) in ([], [segment.size - 1])
-        if plain:
-            return None
-        seen_SM = torch.ones(segment.size, known + segment.size, dtype=torch.bool).tril_(known)
+    known = _known(segment, segments)
+    if not known and segment.starts is None and list(segment.read) in ([], [segment.size - 1]):
+        return None
+    seen_SM = torch.ones(segment.size, known + segment.size, dtype=torch.bool).tril_(known)
+    if segment.starts is not None:
+        own_S1 = torch.tensor(segment.starts)[:, None]
+        seen_SM[:, known:] &= torch.arange(segment.size)[None] >= own_S1
     return torch.zeros(seen_SM.shape, dtype=x_ND.dtype).masked_fill_(~seen_SM, float("-inf")).to(x_ND.device)
 
 

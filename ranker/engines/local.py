@@ -225,17 +225,16 @@ def units(prompts: Sequence[Prompt], keep: Sequence[int]) -> list[Unit]:
 def _branches(unit: Unit, parent: int) -> Segment:
     """Behind the segment `parent`: each branch sees the head and itself."""
     head, sizes = len(unit.head), [len(branch) for branch in unit.branches]
-    seen_SM = torch.zeros(sum(sizes), head + sum(sizes), dtype=torch.bool)
-    seen_SM[:, :head] = True
     positions: list[int] = []
+    starts: list[int] = []
     ends, at = [], 0
     for size in sizes:
-        seen_SM[at : at + size, head + at : head + at + size].fill_(True).tril_()
         positions += range(head, head + size)
+        starts += [at] * size
         at += size
         ends.append(at - 1)
     read = range(sum(sizes)) if unit.inside else ends
-    return Segment(sum(sizes), read, parent=parent, positions=positions, seen_SM=seen_SM)
+    return Segment(sum(sizes), read, parent=parent, positions=positions, starts=starts)
 
 
 def pad_right(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

@@ -42,7 +42,7 @@ class Kernels:
         library.norm.argtypes = [*[ctypes.c_void_p] * 3, ctypes.c_long, ctypes.c_long, ctypes.c_float]
         library.rotate.argtypes = [*[ctypes.c_void_p] * 3, *[ctypes.c_long] * 4]
         library.gated.argtypes = [*[ctypes.c_void_p] * 2, *[ctypes.c_long] * 2]
-        library.attend.argtypes = [*[ctypes.c_void_p] * 4, *[ctypes.c_long] * 8]
+        library.attend.argtypes = [*[ctypes.c_void_p] * 4, *[ctypes.c_long] * 9, ctypes.c_void_p]
         library.lay_out.argtypes = [*[ctypes.c_void_p] * 2, *[ctypes.c_long] * 2, ctypes.c_int]
         library.product.argtypes = [*[ctypes.c_void_p] * 4, *[ctypes.c_long] * 3, *[ctypes.c_int] * 2]
 
@@ -90,12 +90,23 @@ class Kernels:
         self._library.gated(x_NI.data_ptr(), y_NI.data_ptr(), n, both // 2)
         return y_NI
 
-    def attend(self, q_SHh: Tensor, k_MKh: Tensor, v_MKh: Tensor, told_SD: Tensor) -> None:
-        """Into told_SD, S x H h: the last S keys are the queries' own, and each query sees all up to its own."""
+    def attend(
+        self,
+        q_SHh: Tensor,
+        k_MKh: Tensor,
+        v_MKh: Tensor,
+        told_SD: Tensor,
+        shared: int = 0,
+        starts_S: Tensor | None = None,
+    ) -> None:
+        """Into told_SD, S x H h: the last S keys are the queries' own, and each query sees all up to its own. With
+        starts_S (int64, never falling) it sees of these the first `shared` and those from its start on."""
         (n, heads, width), (m, kv_heads, _) = q_SHh.shape, k_MKh.shape
         pointers = [tensor.data_ptr() for tensor in (q_SHh, k_MKh, v_MKh, told_SD)]
         strides = [tensor.stride(0) for tensor in (q_SHh, k_MKh, v_MKh)]
-        if self._library.attend(*pointers, n, m, heads, kv_heads, width, *strides):
+        sizes = n, m, heads, kv_heads, width
+        starts = 0 if starts_S is None else starts_S.data_ptr()
+        if self._library.attend(*pointers, *sizes, *strides, shared, starts):
             raise MemoryError(f"attention of {n} tokens to {m}: no memory for its scratch")
 
 

@@ -13,12 +13,14 @@ Calls = Mapping[str, Callable[[int], object]]
 
 
 def timed(calls: Calls, seconds: float) -> dict[str, dict[str, float]]:
-    """Milliseconds of a call, which hears which turn it is; the first turn is for warming up. Every
-    other turn goes backwards: what one leaves in the processor's caches the next one finds."""
+    """Milliseconds of a call, which hears which turn it is; the first turn is for warming up. Each
+    turn has an order of its own: what one leaves in the processor's caches, any other may find."""
+    order = np.random.default_rng(0)
     taken: dict[str, list[float]] = {name: [] for name in calls}
     until, turn = time.perf_counter() + seconds, 0
     while turn < 3 or (time.perf_counter() < until and turn < CALLS):
-        for name, call in list(calls.items())[:: 1 if turn % 2 else -1]:
+        for name in order.permutation(list(calls)).tolist():
+            call = calls[name]
             began = time.perf_counter()
             call(turn)
             taken[name].append(time.perf_counter() - began)

@@ -31,6 +31,8 @@ MAX_TOKENS = 8192
 """Of a batch, by default."""
 HANG_S = 60.0
 """A batch that runs for as long never comes back."""
+CROWD = 4
+"""From so many waiting on, throughput counts: batches, also where each alone would be done sooner."""
 PLANNED = 0.8
 """The share of the time left that is planned with: the rest is for the way back, and for what takes longer."""
 
@@ -223,9 +225,9 @@ class Batcher:
         while len(self._waiting) > 1 and self._is_too_late(self._waiting[0]):
             self._refuse(self._waiting.pop(0), DeadlineExceeded("too little time is left to rank"), "expired")
         first = self._waiting[0]
-        batch = self._within_tokens(
-            [job for job in self._waiting if job.ranker is first.ranker][: self._fitting(first)]
-        )
+        same = [job for job in self._waiting if job.ranker is first.ranker]
+        calm = len(same) < CROWD and self._pace(first.ranker).prefers_one_by_one(len(same))
+        batch = self._within_tokens(same[: 1 if calm else self._fitting(first)])
         self._waiting = [job for job in self._waiting if job not in batch]
         return [job for job in batch if self._starts(job)]
 

@@ -20,6 +20,12 @@ class Pace:
         was seen yet."""
         return min((seconds * -(-size // seen) for seen, seconds in self._seconds.items()), default=0.0)
 
+    def prefers_one_by_one(self, jobs: int) -> bool:
+        """Whether so many are done sooner on average one after the other than as one batch of which each waits for all:
+        on a CPU. False where one of the two was never seen."""
+        alone, together = self._seconds.get(1), self._seconds.get(jobs)
+        return alone is not None and together is not None and alone * (jobs + 1) / 2 < together
+
     def of_queue(self, jobs: int, max_batch: int) -> float:
         full, rest = divmod(jobs, max_batch)
         return full * self.of(max_batch) + (self.of(rest) if rest else 0.0)

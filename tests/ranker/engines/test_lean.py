@@ -46,10 +46,17 @@ def test_known_keys_and_values_spare_their_tokens(bpe: Backbone) -> None:
 
 
 def test_a_child_sees_its_parent_and_itself(bpe: Backbone) -> None:
-    seen = torch.ones(3, 10, dtype=torch.bool).tril_(7)
-    segments = [Segment(7, []), Segment(3, [2], parent=0, seen_SM=seen)]
+    segments = [Segment(7, []), Segment(3, [2], parent=0)]
     states_ND, _ = LeanLlama(bpe.model).run(embedded(bpe, ONE, OTHER), segments)
     assert apart(states_ND, own(bpe, ONE + OTHER)[[9]]) < 1e-5
+
+
+def test_branches_see_their_parent_and_themselves(bpe: Backbone) -> None:
+    both = Segment(6, [2, 5], parent=0, starts=[0, 0, 0, 3, 3, 3], positions=[7, 8, 9] * 2)
+    other = OTHER[::-1]
+    states_ND, _ = LeanLlama(bpe.model).run(embedded(bpe, ONE, OTHER, other), [Segment(7, []), both])
+    expected = torch.cat([own(bpe, ONE + branch)[[9]] for branch in (OTHER, other)])
+    assert apart(states_ND, expected) < 1e-5
 
 
 def test_lora_counts_as_it_stands_in_the_modules(bpe_folder: object) -> None:

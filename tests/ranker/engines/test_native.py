@@ -103,6 +103,24 @@ def test_attention_is_causal_and_sees_what_came_before(
     assert_near(found, told[0].transpose(0, 1).flatten(1))
 
 
+@pytest.mark.parametrize(
+    ("shared", "sizes"), [(0, [3, 40]), (1, [1, 1, 1]), (96, [50, 7, 33]), (200, [20] * 20), (300, [150, 1, 20])]
+)
+def test_branches_see_their_head_and_themselves(ours: Kernels, shared: int, sizes: list[int]) -> None:
+    tokens, heads = sum(sizes), 3
+    starts = torch.cat([torch.full((size,), shared + sum(sizes[:n])) for n, size in enumerate(sizes)])
+    z = drawn(tokens, heads, 64)
+    k, v = drawn(shared + tokens, 1, 64, seed=1), drawn(shared + tokens, 1, 64, seed=2)
+    keys = torch.arange(shared + tokens)
+    seen = (keys < shared) | (keys >= starts[:, None]) & (keys <= shared + torch.arange(tokens)[:, None])
+    expected = F.scaled_dot_product_attention(
+        *(x.float().transpose(0, 1)[None] for x in (z, k, v)), attn_mask=seen, enable_gqa=True
+    )
+    found = torch.empty(tokens, heads * 64, dtype=z.dtype)
+    ours.attend(z, k, v, found, shared, starts)
+    assert_near(found, expected[0].transpose(0, 1).flatten(1))
+
+
 def test_large_scores_overflow_nothing(ours: Kernels) -> None:
     q, k, v = 100 * drawn(40, 1, 32), 100 * drawn(40, 1, 32, seed=1), drawn(40, 1, 32, seed=2)
     assert torch.isfinite(attended(ours, q, k, v)).all()
@@ -115,17 +133,16 @@ def llama() -> LlamaForCausalLM:
 
 
 def run(model: LlamaForCausalLM) -> tuple[Tensor, LeanLlama]:
-    """A prompt, one behind known keys and values, and a child with a mask."""
+    """A prompt, one behind known keys and values, and two branches behind them."""
     made = LeanLlama(model)
     prompt = torch.randint(4, 300, (90,), generator=torch.Generator().manual_seed(1))
     table = model.get_input_embeddings()
     with torch.inference_mode():
         _, [known] = made.run(table(prompt[:48]), [Segment(48, [47], keep=48)])
-        seen = torch.ones(10, 58, dtype=torch.bool).tril_(48)
         segments = [
             Segment(90, [89]),
             Segment(42, [41], known_L2PKh=known),
-            Segment(10, [9], known_L2PKh=known, seen_SM=seen),
+            Segment(10, [3, 9], known_L2PKh=known, starts=[0] * 4 + [4] * 6),
         ]
         states_ND, _ = made.run(table(torch.cat([prompt, prompt[48:], prompt[48:58]])), segments)
     return states_ND.float(), made

@@ -84,6 +84,22 @@ async def test_what_waits_for_one_model_runs_as_one_batch() -> None:
         assert one.ranker.seen == [[0], [1, 2, 3], [4]]
 
 
+@pytest.mark.parametrize(("waiting", "batches"), [(2, [1, 1]), (5, [5])])
+async def test_few_are_done_one_by_one_where_a_batch_saves_nothing_and_many_are_not(
+    waiting: int, batches: list[int]
+) -> None:
+    with bench() as one:
+        first = await one.hold()
+        for size in (1, 2, 5):
+            one.batcher._pace(one.ranker).saw(size, 0.001 * size)
+        rest = [one.ask(item) for item in range(1, waiting + 1)]
+        await asyncio.sleep(0.01)
+        one.batcher._pace(one.ranker).saw = lambda size, seconds: None  # type: ignore[method-assign]
+        one.ranker.gate.set()
+        await asyncio.gather(first, *rest)
+        assert [len(seen) for seen in one.ranker.seen[1:]] == batches
+
+
 async def test_models_never_share_a_batch() -> None:
     with bench() as one:
         other = FakeRanker()

@@ -35,6 +35,16 @@ def test_on_a_gpu_it_is_never_less_than_the_truth(seen_sizes: list[int], asked: 
     assert asked > max(seen_sizes) or pace.of(asked) == pytest.approx(0.1)
 
 
+def test_one_by_one_is_sooner_where_a_batch_takes_as_long_as_its_parts() -> None:
+    assert seen({1: 0.1, 3: 0.25}).prefers_one_by_one(3)
+    assert not seen({1: 0.1, 3: 0.12}).prefers_one_by_one(3)
+
+
+def test_what_was_never_tried_is_tried() -> None:
+    assert not seen({1: 0.1, 3: 0.3}).prefers_one_by_one(2)
+    assert not seen({2: 0.2}).prefers_one_by_one(2)
+
+
 def test_a_queue_is_full_batches_and_a_rest() -> None:
     pace = seen({8: 0.5, 1: 0.2})
     assert pace.of_queue(8, 8) == 0.5
