@@ -60,7 +60,7 @@ static inline void write_row(const Block *block, long row) {
 
 /* 32 rows of x by one panel; meanwhile `before` is written, and `next` fetched. */
 static inline void compute(const bf16 *x, long stride, const bf16 *panel, long steps, float *sums, const Block *before,
-                           int more) {
+                           int more, const char *next, long lines) {
     if (more) {
         _tile_loadd(0, sums, PANEL * 4);
         _tile_loadd(1, sums + 16, PANEL * 4);
@@ -72,7 +72,7 @@ static inline void compute(const bf16 *x, long stride, const bf16 *panel, long s
         _tile_zero(2);
         _tile_zero(3);
     }
-    long some = (before->rows + steps - 1) / steps, row = 0;
+    long some = (before->rows + steps - 1) / steps, row = 0, each = (lines + steps - 1) / steps;
     for (long step = 0; step < steps; step++) {
         _tile_loadd(4, x + step * 32, stride * 2);
         _tile_loadd(6, panel + step * 1024, 64);
@@ -82,6 +82,8 @@ static inline void compute(const bf16 *x, long stride, const bf16 *panel, long s
         _tile_loadd(5, x + 16 * stride + step * 32, stride * 2);
         _tile_dpbf16ps(2, 5, 6);
         _tile_dpbf16ps(3, 5, 7);
+        for (long line = step * each; line < (step + 1) * each && line < lines; line++)
+            _mm_prefetch(next + line * 64, _MM_HINT_T1);
         for (long end = row + some < before->rows ? row + some : before->rows; row < end; row++) write_row(before, row);
     }
     _tile_stored(0, sums, PANEL * 4);
@@ -117,6 +119,12 @@ int product(const bf16 *x, const bf16 *laid, const bf16 *residual, bf16 *y, long
         for (long work = 0; work < chunks * groups; work++) {
             long begin = work / groups * chunk, end = begin + chunk < rows ? begin + chunk : rows;
             long first = work % groups * GROUP, last = first + GROUP < panels ? first + GROUP : panels;
+            /* What this thread is likely to take next. */
+            long after = (work + omp_get_num_threads()) % groups * GROUP, calls = UP(end - begin, ROWS) / ROWS;
+            calls *= (last - first) * (UP(steps, DEEP) / DEEP);
+            const char *next = (const char *)(laid + after * size);
+            long lines = ((after + GROUP < panels ? GROUP : panels - after) * size / 32 + calls - 1) / calls;
+            if (work + omp_get_num_threads() >= chunks * groups) lines = 0;
             for (long at = begin; at < end; at += ROWS, turn ^= 1) {
                 long from = at + ROWS <= rows ? at : rows - ROWS;
                 for (long step = 0; step < steps; step += DEEP)
@@ -124,7 +132,8 @@ int product(const bf16 *x, const bf16 *laid, const bf16 *residual, bf16 *y, long
                         float *told = sums[turn * GROUP + panel - first];
                         long deep = steps - step < DEEP ? steps - step : DEEP;
                         compute(x + from * d + step * 32, d, laid + panel * size + step * 1024, deep, told, &before,
-                                step > 0);
+                                step > 0, next, lines);
+                        next += lines * 64;
                         before.rows = 0;
                         if (step + deep < steps) continue;
                         long one = paired ? 16 * panel : PANEL * panel, other = paired ? o / 2 + one : one + 16;
