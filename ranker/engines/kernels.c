@@ -9,6 +9,7 @@
 #include "bf16.h"
 
 #define KEYS 128
+#define HEADROOM 30 /* powers of 2 by which a score may exceed the largest before, until that is taken anew */
 
 /* d a multiple of 16. */
 void norm(const bf16 *x, const bf16 *weight, bf16 *y, long n, long d, float eps) {
@@ -101,24 +102,24 @@ static inline uint32_t window(long low, long high) {
     return _bzhi_u32(-1, high) & ~_bzhi_u32(-1, low);
 }
 
-/* One row's part of a softmax: of 128 scores those from `low` to below `high`, its largest so far and the sum that goes with it, all times `scale`,
+/* One row's part of a softmax: of 128 scores those from `low` to below `high`, about its largest so far and the sum, in
+ * 16 parts, that goes with it, all times `scale`,
  * so that powers of 2 do. Into p go the powers, exact to half of 1/64 in the exponent, a bfloat16's own rounding, with
  * zeros elsewhere; the row of values that was summed so far is scaled where the largest changes. `whole`: all count. */
 static inline void weigh(const float *scores, bf16 *p, long low, long high, float scale, float *top, float *sum, float *told,
                          long h, int whole) {
-    __m512 s[KEYS / 16], most = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
+    __m512 s[KEYS / 16], most = _mm512_set1_ps(-INFINITY), total = _mm512_load_ps(sum);
     for (long j = 0; j < KEYS / 16; j++) {
         s[j] = _mm512_load_ps(scores + 16 * j);
         __mmask16 here = whole ? 0xffff : (__mmask16)window(low - 16 * j, high - 16 * j);
         most = _mm512_mask_max_ps(most, here, most, s[j]);
     }
-    float now = _mm512_reduce_max_ps(most) * scale;
-    if (now > *top) {
-        float factor = 0;
-        if (*top > -INFINITY) factor = _mm512_cvtss_f32(exponential(_mm512_set1_ps((*top - now) * 0.693147181f)));
-        for (long i = 0; i < h; i += 16)
-            _mm512_store_ps(told + i, _mm512_mul_ps(_mm512_load_ps(told + i), _mm512_set1_ps(factor)));
-        *sum *= factor;
+    if (_mm512_cmp_ps_mask(_mm512_mul_ps(most, _mm512_set1_ps(scale)), _mm512_set1_ps(*top + HEADROOM), _CMP_GT_OQ)) {
+        float now = _mm512_reduce_max_ps(most) * scale;
+        __m512 factor = _mm512_setzero_ps();
+        if (*top > -INFINITY) factor = exponential(_mm512_set1_ps((*top - now) * 0.693147181f));
+        for (long i = 0; i < h; i += 16) _mm512_store_ps(told + i, _mm512_mul_ps(_mm512_load_ps(told + i), factor));
+        total = _mm512_mul_ps(total, factor);
         *top = now;
     }
     const __m512 over = _mm512_set1_ps(*top * 64), factor = _mm512_set1_ps(scale * 64);
@@ -136,11 +137,11 @@ static inline void weigh(const float *scores, bf16 *p, long low, long high, floa
         total = _mm512_dpbf16_ps(total, (__m512bh)e, (__m512bh)ones);
         _mm512_store_si512(p + 16 * j, e);
     }
-    *sum += _mm512_reduce_add_ps(total);
+    _mm512_store_ps(sum, total);
 }
 
 typedef struct {
-    float scores[2][ROWS * KEYS], top[ROWS], sum[ROWS];
+    float scores[2][ROWS * KEYS], sum[ROWS * 16], top[ROWS];
     bf16 p[ROWS * KEYS];
     float rest[]; /* the values summed so far, rows of h, then the queries */
 } Room;
@@ -194,6 +195,19 @@ static inline void sum_up(const bf16 *p, const uint32_t *v, float *told, long ke
     }
 }
 
+/* Each thread's own, kept for its next call: fresh pages cost more than what is computed in them. NULL where memory is
+ * short. */
+static void *scratch(size_t size) {
+    static _Thread_local void *kept;
+    static _Thread_local size_t held;
+    if (held < size) {
+        free(kept);
+        kept = aligned_alloc(64, UP(size, 64));
+        held = kept ? size : 0;
+    }
+    return kept;
+}
+
 /* Up to 128 keys that are next. */
 typedef struct {
     long from, end;
@@ -209,10 +223,8 @@ static void block(const bf16 *q, long rows, const uint32_t *k, const uint32_t *v
     Part now = {0, starts ? shared : all, starts != NULL}, own = {starts ? starts[0] / 32 * 32 : all, all, 0};
     if (!now.end) now = own;
     memset(told, 0, ROWS * h * 4);
-    for (long row = 0; row < ROWS; row++) {
-        room->top[row] = -INFINITY;
-        room->sum[row] = 0;
-    }
+    memset(room->sum, 0, sizeof room->sum);
+    for (long row = 0; row < ROWS; row++) room->top[row] = -INFINITY;
     for (long key = 0; key < KEYS && key < now.end; key += 32)
         score(q, k + (now.from + key) * h / 2, room->scores[0] + key, h);
     for (; now.from < now.end; turn ^= 1) {
@@ -225,7 +237,7 @@ static void block(const bf16 *q, long rows, const uint32_t *k, const uint32_t *v
             for (long row = part * 8; row < part * 8 + 8 && row < rows; row++) {
                 const float *scores = room->scores[turn] + row * KEYS;
                 bf16 *p = room->p + row * KEYS;
-                float *top = room->top + row, *sum = room->sum + row, *here = told + row * h;
+                float *top = room->top + row, *sum = room->sum + row * 16, *here = told + row * h;
                 long low = starts && !now.shared ? starts[row] - now.from : 0;
                 long high = (now.shared ? shared : seen + row) - now.from;
                 if (low <= 0 && high >= KEYS)
@@ -239,7 +251,7 @@ static void block(const bf16 *q, long rows, const uint32_t *k, const uint32_t *v
         now = next;
     }
     for (long row = 0; row < rows; row++) {
-        __m512 over = _mm512_set1_ps(1.0f / room->sum[row]);
+        __m512 over = _mm512_set1_ps(1.0f / _mm512_reduce_add_ps(_mm512_load_ps(room->sum + row * 16)));
         for (long i = 0; i < h; i += 16)
             store(out + row * out_stride + i, _mm512_mul_ps(_mm512_load_ps(told + row * h + i), over));
     }
@@ -257,7 +269,7 @@ int attend(const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, long n, long 
     float scale = 1.44269504f / sqrtf(h); /* for powers of 2 */
 #pragma omp parallel
     {
-        Room *room = aligned_alloc(64, UP(sizeof(Room) + ROWS * h * 6, 64));
+        Room *room = scratch(sizeof(Room) + ROWS * h * 6);
         if (!room) {
 #pragma omp atomic write
             failed = -1;
@@ -286,7 +298,6 @@ int attend(const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, long n, long 
                   heads * h, m - n + first + 1, shared, starts ? starts + first : NULL, h, scale, room);
         }
         if (room) _tile_release();
-        free(room);
     }
     free(packed);
     return failed;

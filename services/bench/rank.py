@@ -30,7 +30,8 @@ TITLES = (5, 10, 20, 40, 60)
 CANDIDATES = (5, 10, 15, 20)
 HISTORY, FRAME = 10, 30
 """Items of history and tokens around the titles in the figure of title lengths."""
-KNOWN, NEW = 400, 200
+SPLITS = ((200, 400), (300, 300), (400, 200))
+"""Tokens known from a user's first request, and new ones of the second."""
 HEAD, BRANCHES, BRANCH = 200, 20, 20
 ITEMS, USERS = 10_000, 1_000
 
@@ -126,21 +127,21 @@ def _against_generation(settings: Settings, base: Backbone, title: int, candidat
 
 
 def _reuse(settings: Settings, base: Backbone) -> dict[str, Any]:
-    answer = {"user": _same_user(settings, base), "branches": _same_head(settings, base)}
-    return answer | {"recllm": _same_vector(settings, base)}
+    users = [_same_user(settings, base, known, new) for known, new in SPLITS]
+    return {"user": users, "branches": _same_head(settings, base), "recllm": _same_vector(settings, base)}
 
 
-def _same_user(settings: Settings, base: Backbone) -> dict[str, Any]:
+def _same_user(settings: Settings, base: Backbone, known: int, new: int) -> dict[str, Any]:
     """over_share: the second request's time over the new tokens' share of a whole prompt's."""
-    engine, history = LocalEngine(base), _tokens(base, KNOWN, 0)
-    engine.label_logits([history + _tokens(base, NEW, 1)], LABELS, keep=[KNOWN])
+    engine, history = LocalEngine(base), _tokens(base, known, 0)
+    engine.label_logits([history + _tokens(base, new, 1)], LABELS, keep=[known])
 
     def second(turn: int) -> object:
-        return engine.label_logits([history + _tokens(base, NEW, turn + 2)], LABELS, keep=[KNOWN])
+        return engine.label_logits([history + _tokens(base, new, turn + 2)], LABELS, keep=[known])
 
-    ms = timed({"whole": _labels_of(LocalEngine(base), 1, KNOWN + NEW), "second": second}, settings.seconds)
-    over = ms["second"]["p50"] / (ms["whole"]["p50"] * NEW / (KNOWN + NEW))
-    return {"known": KNOWN, "new": NEW, "ms": ms, "over_share": round(over, 3)}
+    ms = timed({"whole": _labels_of(LocalEngine(base), 1, known + new), "second": second}, settings.seconds)
+    over = ms["second"]["p50"] / (ms["whole"]["p50"] * new / (known + new))
+    return {"known": known, "new": new, "ms": ms, "over_share": round(over, 3)}
 
 
 def _same_head(settings: Settings, base: Backbone) -> dict[str, Any]:

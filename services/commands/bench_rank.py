@@ -139,7 +139,9 @@ def _print(report: dict[str, Any]) -> None:
             f"titles of {row['title']:>2} tokens, {row['candidates']:>2} candidates, {row['tokens']:>4} tokens: "
             f"verbalizer {ms['verbalizer']['p50']:.0f} ms, generation {ms['generation']['p50']:.0f} ms"
         )
-    user, branches, recllm = (report["reuse"][kind] for kind in ("user", "branches", "recllm"))
-    print(f"a user's second request: {user['over_share']:.2f} x the share of its new tokens")
+    users, branches, recllm = (report["reuse"][kind] for kind in ("user", "branches", "recllm"))
+    for user in users:
+        split = f"{user['known']} tokens known, {user['new']} new"
+        print(f"a user's second request, {split}: {user['over_share']:.2f} x the share of its new tokens")
     print(f"{branches['branches']} prompts of one head: {branches['over_one']:.2f} x one prompt of the distinct tokens")
     print(f"RecLLM with a cached vector: {recllm['ms']['cached vector']['p50']:.3f} ms")

@@ -51,7 +51,8 @@ def test_the_report_holds_every_comparison(folder: Path, tmp_path: Path, monkeyp
     assert [row["title"] for row in report["titles"]] == [5, 10, 20, 40, 60]
     assert [row["candidates"] for row in report["candidates"]] == [5, 10, 15, 20]
     assert report["titles"][-1]["tokens"] == 30 + 30 * 60
-    assert report["reuse"]["user"]["over_share"] > 0
+    assert [user["known"] + user["new"] for user in report["reuse"]["user"]] == [600, 600, 600]
+    assert all(user["over_share"] > 0 for user in report["reuse"]["user"])
     assert report["reuse"]["branches"]["over_one"] > 0
     assert report["reuse"]["recllm"]["ms"]["cached vector"]["p50"] > 0
     draw(json.loads(json.dumps(report)), tmp_path / "rank.png")
