@@ -23,16 +23,7 @@ stack: .venv/stack .env
 	$(BIN)/tandem stack $(ARGS)
 
 # The demo first, for its data and language model: what is tried there has no network.
-images-# For the rows of SASRec and BERT4Rec in docs/results.md. RecTools wants NumPy 1.
-.venv-rectools: .venv-rectools/ready
-
-.venv-rectools/ready: pyproject.toml
-	$(PYTHON) -m venv .venv-rectools
-	.venv-rectools/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
-	.venv-rectools/bin/pip install --quiet --disable-pip-version-check 'rectools[torch]==0.19.0' --editable .
-	@touch $@
-
-check: .venv/dev
+images-check: .venv/dev
 	$(BIN)/tandem demo --no-train --once
 	$(BIN)/python docker/images.py train retrieval ranking gateway --demo artifacts/demo $(ARGS)
 
@@ -44,6 +35,15 @@ test-real: .venv/dev
 
 test-vllm: .venv-vllm/ready
 	VLLM_ENABLE_V1_MULTIPROCESSING=0 .venv-vllm/bin/python -m pytest tests/ranker/engines/test_vllm.py --timeout 600 $(ARGS)
+
+# For the rows of SASRec and BERT4Rec in docs/results.md. RecTools wants NumPy 1.
+.venv-rectools: .venv-rectools/ready
+
+.venv-rectools/ready: pyproject.toml
+	$(PYTHON) -m venv .venv-rectools
+	.venv-rectools/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	.venv-rectools/bin/pip install --quiet --disable-pip-version-check 'rectools[torch]==0.19.0' --editable .
+	@touch $@
 
 check: .venv/dev
 	$(BIN)/ruff check .
