@@ -61,6 +61,11 @@ def test_both_have_the_same_graph(graph: dict[str, Part], env_file: Path) -> Non
         assert set(part.needs) == set(services[name].get("depends_on", {})) - {"ranking-gpu"}, name
 
 
+def test_neither_trains_before_its_first_answer(graph: dict[str, Part]) -> None:
+    assert {"demo", "--no-train"} <= set(graph["train"].command)
+    assert 'CMD ["demo", "--no-train",' in (compose.ROOT / "docker" / "train.Dockerfile").read_text()
+
+
 def test_an_unset_variable_stays_unset(tmp_path: Path) -> None:
     """An empty string is a value, and for most settings a wrong one."""
     made = {part.name: part for part in parts({}, tmp_path / "registry", tmp_path / "demo", Ports())}
