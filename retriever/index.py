@@ -115,7 +115,7 @@ class ItemIndex:
         return [_candidates(scores, rows, k, banned) for scores, rows, banned in found]
 
     def _one(self, query: np.ndarray, k: int, banned: Collection[int]) -> list[Candidate]:
-        if len(banned) > OVERFETCH or (banned and self._selects):
+        if len(banned) > OVERFETCH or (len(banned) and self._selects):
             scores_1K, rows_1K = self._selected(query, k, banned)
             return _candidates(scores_1K[0].tolist(), rows_1K[0].tolist(), k, ())
         scores_1K, rows_1K = self._best(query, k, len(banned))

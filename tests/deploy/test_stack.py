@@ -153,7 +153,10 @@ class Real:
     def children(self) -> dict[str, int]:
         """The parts by what tells them apart on their command lines."""
         told = subprocess.run(
-            ["ps", "--ppid", str(self.process.pid), "-o", "pid=,args="], capture_output=True, text=True, check=True
+            ["ps", "-ww", "--ppid", str(self.process.pid), "-o", "pid=,args="],
+            capture_output=True,
+            text=True,
+            check=True,
         )
         found = {}
         for line in told.stdout.splitlines():

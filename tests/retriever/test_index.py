@@ -57,6 +57,13 @@ def test_more_than_is_left_gives_what_is_left_and_never_the_padding_item() -> No
     assert sorted(c.item for c in found) == [1, 3, 5, 6]
 
 
+@pytest.mark.parametrize("users", [1, 2])
+def test_exclusions_may_be_arrays(users: int) -> None:
+    items_ND, bias_N, _ = draw(6, 3, 1, 0)
+    found = ItemIndex.build(items_ND, bias_N).search(np.ones((users, 3)), 6, [np.array([1, 2, 3])] * users)  # type: ignore[list-item]
+    assert [sorted(c.item for c in candidates) for candidates in found] == [[4, 5, 6]] * users
+
+
 def test_one_users_exclusions_do_not_touch_another() -> None:
     items_ND, bias_N, _ = draw(6, 3, 1, 0)
     found = ItemIndex.build(items_ND, bias_N).search(np.ones((2, 3)), 6, [[1, 2, 3], []])
