@@ -9,9 +9,10 @@ Shapes:  B users  L positions, oldest first  N blocks  D model width  H complex 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -34,13 +35,22 @@ class State:
         return self.blocks_NH.numpy().tobytes() + self.user_D.numpy().tobytes()
 
 
+class Kept(Protocol):
+    """What an encoder keeps of a history."""
+
+    @property
+    def user_D(self) -> Tensor: ...
+
+    def to_bytes(self) -> bytes: ...
+
+
 @dataclass(frozen=True, slots=True)
-class _Behind:
+class Behind:
     """The b-th of a batch, whose state lacks the items of `rest`.  key: of the whole history."""
 
     b: int
     key: bytes
-    state: State
+    state: Any
     rest: np.ndarray
 
 
@@ -72,24 +82,17 @@ class _Block:
         return self.last_norm(F.linear(F.gelu(F.linear(x_D, *self.up)), *self.down) + x_D)
 
 
-class Encoder:
-    """Of weights that stay as they are."""
+class Incremental(ABC):
+    """From histories to user vectors by way of what is kept of them. width: of a user vector."""
 
-    @torch.inference_mode()
-    def __init__(self, model: LRURec) -> None:
-        self._config = model.config
-        self._items_VD = model.embedding.weight
-        self._norm = _norm(model.norm)
-        layers = zip(model.recurrences, model.feed_forwards, strict=True)
-        self._blocks = [_Block(cast(LRU, one), cast(FeedForward, other)) for one, other in layers]
-        self._state_bytes = 8 * model.config.blocks * model.config.state
+    width: int
 
     @torch.inference_mode()
     def encode(self, histories: Sequence[np.ndarray], states: States) -> np.ndarray:
         """User vectors B x D. What is new is kept in `states`; an empty history encodes to zeros."""
-        users_BD = np.zeros((len(histories), self._config.width), dtype=np.float32)
+        users_BD = np.zeros((len(histories), self.width), dtype=np.float32)
         some = [b for b, items in enumerate(histories) if len(items)]
-        behind: list[_Behind] = []
+        behind: list[Behind] = []
         for b, found in zip(some, states.nearest([histories[b] for b in some]), strict=True):
             items = histories[b]
             kept = self.from_bytes(found.state) if found.state else None
@@ -97,14 +100,41 @@ class Encoder:
                 users_BD[b] = _keep(states, found.key, self.whole(items), items)
                 states.heard("whole")
             elif found.missing:
-                behind.append(_Behind(b, found.key, kept, items[-found.missing :]))
+                behind.append(Behind(b, found.key, kept, items[-found.missing :]))
                 states.heard("advanced")
             else:
                 users_BD[b] = kept.user_D
                 states.heard("known")
-        for one, state in zip(behind, self._advanced(behind), strict=True):
+        for one, state in zip(behind, self.advanced(behind), strict=True):
             users_BD[one.b] = _keep(states, one.key, state, histories[one.b])
         return users_BD
+
+    @abstractmethod
+    def whole(self, items_L: np.ndarray) -> Kept:
+        """Of a history with at least one item."""
+
+    @abstractmethod
+    def from_bytes(self, content: bytes) -> Kept | None:
+        """None for what is no state of this model."""
+
+    @abstractmethod
+    def advanced(self, behind: Sequence[Behind]) -> Sequence[Kept]:
+        """Each after the items that its state lacks."""
+
+
+class Encoder(Incremental):
+    """Of weights that stay as they are."""
+
+    @torch.inference_mode()
+    def __init__(self, model: LRURec) -> None:
+        self._config = model.config
+        self.width = model.config.width
+        self._items_VD = model.embedding.weight
+        self._norm = _norm(model.norm)
+        layers = zip(model.recurrences, model.feed_forwards, strict=True)
+        self._blocks = [_Block(cast(LRU, one), cast(FeedForward, other)) for one, other in layers]
+        self._blocks_bytes = 8 * model.config.blocks * model.config.state
+        self.state_bytes = self._blocks_bytes + 4 * self.width
 
     @torch.inference_mode()
     def whole(self, items_L: np.ndarray) -> State:
@@ -127,17 +157,17 @@ class Encoder:
         return torch.stack(blocks, dim=1), x_BD
 
     def from_bytes(self, content: bytes) -> State | None:
-        """None for what is no state of this model."""
-        if len(content) != self._state_bytes + 4 * self._config.width:
+        if len(content) != self.state_bytes:
             return None
         numbers = np.frombuffer(content, dtype=np.float32).copy()
         if not np.isfinite(numbers).all():
             return None
-        blocks, user_D = numbers[: self._state_bytes // 4], numbers[self._state_bytes // 4 :]
+        blocks, user_D = numbers[: self._blocks_bytes // 4], numbers[self._blocks_bytes // 4 :]
         shape = self._config.blocks, self._config.state
         return State(torch.from_numpy(blocks.view(np.complex64).reshape(shape)), torch.from_numpy(user_D))
 
-    def _advanced(self, behind: Sequence[_Behind]) -> list[State]:
+    @torch.inference_mode()
+    def advanced(self, behind: Sequence[Behind]) -> list[State]:
         """All of them at once, one step after the other; whoever has arrived steps aside."""
         states = [one.state for one in behind]
         for place in range(max((len(one.rest) for one in behind), default=0)):
@@ -152,7 +182,7 @@ class Encoder:
         return self._norm(self._items_VD[torch.from_numpy(np.asarray(items, dtype=np.int64))])
 
 
-def _keep(states: States, key: bytes, state: State, items: np.ndarray) -> np.ndarray:
+def _keep(states: States, key: bytes, state: Kept, items: np.ndarray) -> np.ndarray:
     states.keep(key, state.to_bytes(), len(items))
     return state.user_D.numpy()
 

@@ -114,6 +114,10 @@ class LRURec(nn.Module):
         with torch.no_grad():
             self.embedding.weight[PAD].zero_()
 
+    @property
+    def item_VD(self) -> Tensor:
+        return self.embedding.weight
+
     def encode(self, items_BL: Tensor) -> Tensor:
         """Hidden states R x D after each real position of left-padded item indices (int64), user by user."""
         real_BL = items_BL != PAD

@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 
 from retriever.batches import pad_left
 from retriever.build import Report, build
-from retriever.incremental import Encoder
+from retriever.ensemble import Ensemble, encoder
+from retriever.incremental import Incremental
 from retriever.index import ItemIndex
 from retriever.lrurec import LRURec, LRURecConfig
 from retriever.popularity import Popularity, by_score
@@ -25,6 +26,7 @@ from shared.history import History
 from shared.protocols import ServedRetriever
 
 SHIPPED = Path(__file__).parent / "shipped"
+Model = LRURec | Ensemble
 WEIGHTS, POPULARITY = "lrurec.safetensors", "popularity.safetensors"
 ENCODE_BATCH = 256
 
@@ -32,15 +34,15 @@ ENCODE_BATCH = 256
 class LRURecRetriever:
     """An empty history encodes to the model's resting state: ask Popularity for such users instead."""
 
-    def __init__(self, model: LRURec, index: ItemIndex, window: int) -> None:
+    def __init__(self, model: Model, index: ItemIndex, window: int) -> None:
         self.model = model.eval()
         self.index = index
         self.window = window
-        self._incremental: tuple[Encoder, States] | None = None
+        self._incremental: tuple[Incremental, States] | None = None
 
     def remember(self, states: States) -> None:
         """From now on histories are encoded from what is kept of them; the weights must stay as they are."""
-        self._incremental = Encoder(self.model), states
+        self._incremental = encoder(self.model), states
 
     def retrieve(
         self, histories: Sequence[History], k: int, exclude: Sequence[Sequence[int]] | None = None
@@ -81,18 +83,23 @@ class LoadedRetriever:
     popularity: ServedRetriever
 
 
-def build_index(model: LRURec) -> ItemIndex:
+def build_index(model: Model) -> ItemIndex:
     """Exact, for any number of items."""
     return ItemIndex.build(*_table(model))
 
 
-def serving_index(model: LRURec, users_BD: np.ndarray) -> tuple[ItemIndex, Report]:
+def serving_index(model: Model, users_BD: np.ndarray) -> tuple[ItemIndex, Report]:
     """The kind that this many items need, its recall measured for these users."""
     return build(*_table(model), users_BD)
 
 
-def _table(model: LRURec) -> tuple[np.ndarray, np.ndarray]:
-    return model.embedding.weight.detach().numpy()[1:], model.bias_V.detach().numpy()[1:]
+def _table(model: Model) -> tuple[np.ndarray, np.ndarray]:
+    return model.item_VD.detach().numpy()[1:], model.bias_V.detach().numpy()[1:]
+
+
+def weights_file(member: int) -> str:
+    """Of an ensemble's; a model alone is the first."""
+    return WEIGHTS if member == 0 else f"lrurec-{member + 1}.safetensors"
 
 
 def load(folder: Path, catalog: Catalog) -> LoadedRetriever:
@@ -100,11 +107,8 @@ def load(folder: Path, catalog: Catalog) -> LoadedRetriever:
     manifest = open_artifact(folder, "retriever", methods=("lrurec",))
     catalog.require(manifest.catalog_fingerprint, f"the retriever in {folder}")
     config = LRURecConfig(**manifest.config["model"])
-    model = LRURec(config)
-    try:
-        model.load_state_dict(load_file(folder / WEIGHTS))
-    except RuntimeError as error:
-        raise BadArtifact(f"{folder / WEIGHTS} does not fit the manifest's config: {error}") from None
+    members = [_member(folder / weights_file(n), config) for n in range(manifest.config.get("members", 1))]
+    model = members[0] if len(members) == 1 else Ensemble(members)
     index = ItemIndex.load(folder, config.items)
     _self_test(model, index, folder)
     counts = load_file(folder / POPULARITY)["counts"].numpy()
@@ -112,7 +116,16 @@ def load(folder: Path, catalog: Catalog) -> LoadedRetriever:
     return LoadedRetriever(manifest, retriever, Popularity(counts))
 
 
-def _self_test(model: LRURec, index: ItemIndex, folder: Path) -> None:
+def _member(file: Path, config: LRURecConfig) -> LRURec:
+    model = LRURec(config)
+    try:
+        model.load_state_dict(load_file(file))
+    except RuntimeError as error:
+        raise BadArtifact(f"{file} does not fit the manifest's config: {error}") from None
+    return model
+
+
+def _self_test(model: Model, index: ItemIndex, folder: Path) -> None:
     """The index and the weights agree on one query: an index of other weights would answer nonsense in silence.
 
     The best score must be the model's best, and the model's own for the item that the index names: the second

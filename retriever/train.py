@@ -26,7 +26,7 @@ from retriever.index import ItemIndex
 from retriever.lrurec import LRURec, LRURecConfig
 from retriever.popularity import count
 from retriever.recipes import TrainConfig
-from retriever.retrieve import POPULARITY, WEIGHTS, LRURecRetriever, build_index, serving_index
+from retriever.retrieve import POPULARITY, WEIGHTS, LRURecRetriever, Model, build_index, serving_index
 from shared import metrics
 from shared.artifact import Manifest, package_versions, seal, write_text, writing
 from shared.catalog import PAD
@@ -52,7 +52,7 @@ def train(data: Prepared, config: TrainConfig, out: Path, resume: bool = False) 
     if resume:
         run.restore(model, optimizer, average)
     began = time.monotonic() - run.seconds
-    valid = _sample(list(cases(data, "valid")))
+    valid = sample(list(cases(data, "valid")))
     if not valid:
         raise BadInput("no user has three items: nothing tells when to stop. Lower --min-user or add data.")
     steps_per_epoch = -(-len(pieces) // config.batch)
@@ -70,7 +70,7 @@ def train(data: Prepared, config: TrainConfig, out: Path, resume: bool = False) 
                 advance(1, f"loss {loss:.3f}  best Recall@10 {run.best:.4f}")
                 if run.step % config.validate_every == 0 or run.step == total:
                     run.seconds = time.monotonic() - began
-                    run.validated(model, optimizer, average, _recall_at_10(average.model, valid, config.window))
+                    run.validated(model, optimizer, average, recall_at_10(average.model, valid, config.window))
                     if run.stale >= config.patience:
                         break
     model.load_state_dict(run.best_weights)
@@ -138,11 +138,11 @@ def _step(model: LRURec, optimizer: torch.optim.Optimizer, batch_BL: Tensor, con
     return loss.item()
 
 
-def _sample(valid: list[Case]) -> list[Case]:
+def sample(valid: list[Case]) -> list[Case]:
     return valid[:: max(1, len(valid) // VALIDATION_USERS)]
 
 
-def _recall_at_10(model: LRURec, valid: list[Case], window: int) -> float:
+def recall_at_10(model: Model, valid: list[Case], window: int) -> float:
     retriever = LRURecRetriever(model, build_index(model), window)
     items_UK, _ = retrieved(retriever, valid, 10, "window", window, what=None)
     return float(metrics.recall(ranks(items_UK, valid), 10).mean())
@@ -224,7 +224,7 @@ def _write(data: Prepared, config: TrainConfig, model: LRURec, run: _Run, out: P
         catalog_fingerprint=data.catalog.fingerprint(),
         packages=package_versions("torch", "faiss-cpu", "numpy", "safetensors", "tandem-rec"),
     )
-    index, report = _index(model, data, config)
+    index, report = index_of(model, data, config.window)
     manifest = manifest.model_copy(update={"extra": {"index": report.json()}})
     with writing(out) as draft:
         save_file({n: t.contiguous() for n, t in model.state_dict().items()}, draft / WEIGHTS)
@@ -235,9 +235,9 @@ def _write(data: Prepared, config: TrainConfig, model: LRURec, run: _Run, out: P
     return manifest
 
 
-def _index(model: LRURec, data: Prepared, config: TrainConfig) -> tuple[ItemIndex, Report]:
+def index_of(model: Model, data: Prepared, window: int) -> tuple[ItemIndex, Report]:
     """Its recall is measured for some of the users, as they will ask."""
     sequences = list(data.sequences())
     some = sequences[:: max(1, len(sequences) // QUERIES)]
-    users_BD = LRURecRetriever(model, build_index(model), config.window).encode(some)
+    users_BD = LRURecRetriever(model, build_index(model), window).encode(some)
     return serving_index(model, users_BD)

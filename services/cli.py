@@ -21,6 +21,7 @@ class Command(NamedTuple):
 COMMANDS = {
     "data prepare": Command("data", "Prepare", "a source of interactions -> a prepared data folder"),
     "train retriever": Command("train", "Retriever", "LRURec and its FAISS index, from a data folder"),
+    "train ensemble": Command("train", "Ensemble", "one retriever of several that were trained alike"),
     "train ranker": Command("train", "Ranker", "a language model that orders the retriever's candidates"),
     "train blend": Command("train", "Blend", "the weight between a trained ranker and a retriever, fitted again"),
     "evaluate": Command("evaluate", "Evaluate", "retrieval and ranking metrics on held-out items"),

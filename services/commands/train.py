@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+
+if TYPE_CHECKING:
+    from shared.data.prepared import Prepared
 
 from shared.artifact import MANIFEST, Manifest, require_replaceable
 from shared.catalog import Catalog
 from shared.errors import BadInput
 
 Settings = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")]
+Members = Annotated[tuple[Path, ...], tyro.conf.UseAppendAction]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,18 @@ class Retriever:
     """Override a field of the recipe, such as --set dropout=0.3; repeatable."""
     resume: bool = False
     """Go on from the checkpoint of an interrupted training into the same --out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ensemble:
+    """Make one retriever of several that were trained alike but for --set seed=: their scores are added."""
+
+    data: Path
+    """The prepared data folder."""
+    retriever: Members
+    """A trained retriever's artifact; repeat it."""
+    out: Path
+    """The ensemble's artifact. What stands there is replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +88,10 @@ class Blend:
     """auto, cpu or cuda."""
 
 
-def run(args: Retriever | Ranker | Blend) -> None:
+def run(args: Retriever | Ensemble | Ranker | Blend) -> None:
     match args:
+        case Ensemble():
+            _ensemble(args)
         case Blend():
             _blend(args)
         case Retriever():
@@ -85,12 +103,8 @@ def run(args: Retriever | Ranker | Blend) -> None:
 def _retriever(args: Retriever) -> None:
     """Prints test metrics with popularity beside them."""
     from retriever.recipes import configure, for_dataset
-    from retriever.retrieve import load as load_retriever
     from retriever.train import train
-    from services.commands.tables import metrics_table
-    from services.evaluation import retrieve
     from shared.data.prepared import load
-    from shared.metrics import table
 
     overrides = pairs(args.settings)
     require_replaceable(args.out)
@@ -98,7 +112,28 @@ def _retriever(args: Retriever) -> None:
     recipe = for_dataset(data.manifest.method) if args.recipe == "auto" else args.recipe
     manifest = train(data, configure(recipe, overrides), args.out, args.resume)
     print(f"written: {args.out} ({manifest.name}), recipe {recipe}, best at step {manifest.metrics['best_step']}")
-    stage = retrieve(data, load_retriever(args.out, data.catalog), "window")
+    _measured(data, args.out)
+
+
+def _ensemble(args: Ensemble) -> None:
+    from retriever.join import join
+    from shared.data.prepared import load
+
+    require_replaceable(args.out)
+    data = load(args.data)
+    manifest = join(data, args.retriever, args.out)
+    valid = manifest.metrics["valid_recall@10"]
+    print(f"written: {args.out} ({manifest.name}), {len(args.retriever)} members, validation Recall@10 {valid:.4f}")
+    _measured(data, args.out)
+
+
+def _measured(data: Prepared, folder: Path) -> None:
+    from retriever.retrieve import load
+    from services.commands.tables import metrics_table
+    from services.evaluation import retrieve
+    from shared.metrics import table
+
+    stage = retrieve(data, load(folder, data.catalog), "window")
     rows = {name: table(ranks_U) for name, ranks_U in stage.ranks.items()}
     metrics_table(rows, f"test, {len(stage.cases):,} users, visible window excluded")
 
