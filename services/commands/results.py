@@ -98,12 +98,16 @@ def _dataset(folder: Path) -> str:
     for name in ("popularity", *sorted({n for m in made.values() for n in m["rows"]} - KNOWN)):
         text += [_numbers(name, name, m) for m in made.values() if name in m["rows"]][:1]
     retrievers = {report["retriever"]["name"]: report for report in made.values()}
-    for report in retrievers.values():
+    alone = [report for report in retrievers.values() if _members(report) == 1]
+    for report in alone:
         text.append(_numbers(f"**LRURec**, seed {report['retriever']['seed']}", "lrurec", report))
-    if len(seeds := {m["retriever"]["seed"]: m["rows"]["lrurec"] for m in made.values()}) > 1:
+    if len(seeds := {m["retriever"]["seed"]: m["rows"]["lrurec"] for m in alone}) > 1:
         mean = {metric: sum(row[metric] for row in seeds.values()) / len(seeds) for metric in METRICS}
         cells = [f"{mean[metric]:.4f}" for metric in METRICS]
         text.append(_row(f"**LRURec**, mean of {len(seeds)} seeds", [*cells, "", ""]))
+    for report in retrievers.values():
+        if (members := _members(report)) > 1:
+            text.append(_numbers(f"**LRURec, ensemble of {members}**", "lrurec", report))
     for report in made.values():
         text += _ranker_rows(report)
     text.append("")
@@ -117,6 +121,10 @@ def _dataset(folder: Path) -> str:
 
 
 KNOWN = {"popularity", "lrurec", *(f"{method} {kind}" for method in RANKERS for kind in ("alone", "blend"))}
+
+
+def _members(report: Mapping[str, Any]) -> int:
+    return int(report["retriever"]["config"].get("members", 1))
 
 
 def _ranker_rows(report: Mapping[str, Any]) -> Iterable[str]:
