@@ -68,14 +68,16 @@ async def test_releases_are_changed_under_load_and_no_answer_mixes_them(
             turn += 4
 
     asking = [asyncio.create_task(ask(first)) for first in range(4)]
-    for release in ("two", "three"):
-        answer = await live(http, release)
-        assert answer.status_code == 200, answer.text
-        assert await recommended(http, "i7", "i8", "i9") == of(registry, release)
-    assert (await http.post("/admin/models/rollback")).status_code == 200
-    assert await recommended(http, "i7", "i8", "i9") == of(registry, "two")
-    over = True
-    await asyncio.gather(*asking)
+    try:
+        for release in ("two", "three"):
+            answer = await live(http, release)
+            assert answer.status_code == 200, answer.text
+            assert await recommended(http, "i7", "i8", "i9") == of(registry, release)
+        assert (await http.post("/admin/models/rollback")).status_code == 200
+        assert await recommended(http, "i7", "i8", "i9") == of(registry, "two")
+    finally:
+        over = True
+        await asyncio.gather(*asking)
     assert set(answers) <= {of(registry, release) for release in ("one", "two", "three")}
     assert len(answers) > 20
 
