@@ -1,4 +1,4 @@
-/* bfloat16 in AVX-512, and the AMX tiles as all kernels use them. */
+/* bfloat16 in AVX-512. */
 #pragma once
 #include <immintrin.h>
 #include <math.h>
@@ -35,11 +35,3 @@ static inline __m512 gate(__m512 g, __m512 u) {
     __m512 below = _mm512_add_ps(_mm512_set1_ps(1.0f), exponential(_mm512_sub_ps(_mm512_setzero_ps(), g)));
     return _mm512_mul_ps(_mm512_mul_ps(g, _mm512_rcp14_ps(below)), u);
 }
-
-typedef struct {
-    uint8_t palette, start, reserved[14];
-    uint16_t bytes[16];
-    uint8_t rows[16];
-} __attribute__((packed, aligned(64))) Tiles;
-
-static const Tiles TILES = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};

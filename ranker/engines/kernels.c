@@ -1,12 +1,12 @@
-/* What a Llama does between its matrix products, in bfloat16, and its causal attention, for processors with AVX-512 BF16
- * and AMX. Compiled once by ranker/engines/native.py; the same in torch's operators stands beside it in lean.py.
+/* What a Llama does between its matrix products, in bfloat16, and its causal attention, for processors with AVX-512
+ * BF16. Compiled once by ranker/engines/native.py; the same in torch's operators stands beside it in lean.py.
  *
  * n tokens, d width, h of one head. Pointers are to contiguous rows unless a stride (in elements) is given.
  */
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "bf16.h"
+#include "tiles.h"
 
 #define KEYS 128
 #define HEADROOM 30 /* powers of 2 by which a score may exceed the largest before, until that is taken anew */
@@ -57,13 +57,17 @@ void gated(const bf16 *x, bf16 *y, long n, long d) {
 /* 2^(i / 64) in bfloat16. */
 static uint16_t POWERS[64] __attribute__((aligned(64)));
 
-/* 0 where the kernel lets this process use the tiles. */
+/* 0 where this process may use what the kernels are made of. */
 int prepare(void) {
     for (int i = 0; i < 64; i++) {
         union { float f; uint32_t u; } power = {exp2f(i / 64.0f)};
         POWERS[i] = (power.u + 0x8000) >> 16;
     }
+#ifdef __AMX_BF16__
     return (int)syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */);
+#else
+    return 0;
+#endif
 }
 
 /* Keys as the second factor: per 16 keys and 32 widths, row r holds the widths 2 r and 2 r + 1 of each key. */
@@ -146,8 +150,11 @@ typedef struct {
     float rest[]; /* the values summed so far, rows of h, then the queries */
 } Room;
 
-/* Of 32 queries and 32 keys. */
-static inline void score(const bf16 *q, const uint32_t *k, float *scores, long h) {
+#ifdef __AMX_BF16__
+
+/* Of 32 queries, of which `rows` count, and 32 keys. */
+static inline void score(const bf16 *q, long rows, const uint32_t *k, float *scores, long h) {
+    (void)rows;
     long wide = h / 32;
     _tile_zero(0);
     _tile_zero(1);
@@ -170,7 +177,8 @@ static inline void score(const bf16 *q, const uint32_t *k, float *scores, long h
 }
 
 /* The values of up to 128 keys onto what was summed so far. */
-static inline void sum_up(const bf16 *p, const uint32_t *v, float *told, long keys, long h) {
+static inline void sum_up(const bf16 *p, long rows, const uint32_t *v, float *told, long keys, long h) {
+    (void)rows;
     long tall = h / 16;
     for (long w = 0; w < tall; w += 2) {
         float *here = told + w * 16;
@@ -194,6 +202,19 @@ static inline void sum_up(const bf16 *p, const uint32_t *v, float *told, long ke
         _tile_stored(3, here + 16 * h + 16, h * 4);
     }
 }
+
+#else
+
+static inline void score(const bf16 *q, long rows, const uint32_t *k, float *scores, long h) {
+    multiply(q, h, k, 256, h / 32 * 256, h / 32, scores, KEYS, 0, rows, 0);
+}
+
+static inline void sum_up(const bf16 *p, long rows, const uint32_t *v, float *told, long keys, long h) {
+    for (long w = 0; w < h / 16; w += 2)
+        multiply(p, KEYS, v + w * 256, h / 16 * 256, 256, keys / 32, told + w * 16, h, 0, rows, 1);
+}
+
+#endif
 
 /* Each thread's own, kept for its next call: fresh pages cost more than what is computed in them. NULL where memory is
  * short. */
@@ -226,14 +247,14 @@ static void block(const bf16 *q, long rows, const uint32_t *k, const uint32_t *v
     memset(room->sum, 0, sizeof room->sum);
     for (long row = 0; row < ROWS; row++) room->top[row] = -INFINITY;
     for (long key = 0; key < KEYS && key < now.end; key += 32)
-        score(q, k + (now.from + key) * h / 2, room->scores[0] + key, h);
+        score(q, rows, k + (now.from + key) * h / 2, room->scores[0] + key, h);
     for (; now.from < now.end; turn ^= 1) {
         Part next = now;
         next.from += KEYS;
         if (next.from >= next.end && now.shared) next = own;
         for (long part = 0; part < KEYS / 32; part++) {
             long key = next.from + part * 32;
-            if (key < next.end) score(q, k + key * h / 2, room->scores[turn ^ 1] + part * 32, h);
+            if (key < next.end) score(q, rows, k + key * h / 2, room->scores[turn ^ 1] + part * 32, h);
             for (long row = part * 8; row < part * 8 + 8 && row < rows; row++) {
                 const float *scores = room->scores[turn] + row * KEYS;
                 bf16 *p = room->p + row * KEYS;
@@ -247,7 +268,7 @@ static void block(const bf16 *q, long rows, const uint32_t *k, const uint32_t *v
             }
         }
         long keys = UP(now.end - now.from < KEYS ? now.end - now.from : KEYS, 32);
-        sum_up(room->p, v + now.from * h / 2, told, keys, h);
+        sum_up(room->p, rows, v + now.from * h / 2, told, keys, h);
         now = next;
     }
     for (long row = 0; row < rows; row++) {
@@ -284,7 +305,7 @@ int attend(const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, long n, long 
             else
                 pack_values(v + head * h, packed + both * size, m, v_stride, h);
         }
-        if (room) _tile_loadconfig(&TILES);
+        if (room) take_tiles();
         /* The last blocks see the most keys: they go first, so that no thread is left with one at the end. */
 #pragma omp for schedule(dynamic)
         for (long work = 0; work < heads * blocks; work++) {
@@ -297,7 +318,7 @@ int attend(const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, long n, long 
             block(own, rows, packed + 2 * kv * size, packed + (2 * kv + 1) * size, out + first * heads * h + head * h,
                   heads * h, m - n + first + 1, shared, starts ? starts + first : NULL, h, scale, room);
         }
-        if (room) _tile_release();
+        if (room) give_tiles();
     }
     free(packed);
     return failed;

@@ -1,8 +1,9 @@
 """Kernels in C for what stands between a Llama's matrix products on a CPU, compiled once.
 
-Without a C compiler, or on a processor without AVX-512 BF16 and AMX, there are none, and torch's own operators do the
-same in half as much time again (docs/log.md). TANDEM_KERNELS=off does without them; a folder there is where they are
-kept. An image without a compiler brings them: `python -m ranker.engines.native FOLDER` compiles on any x86-64.
+With AMX (Intel since Sapphire Rapids) they multiply in tiles, with AVX-512 BF16 alone (AMD since Zen 4, Cooper Lake) in
+vectors. Without a C compiler, or on another processor, there are none, and torch's own operators do the same in half as
+much time again (docs/log.md). TANDEM_KERNELS=off does without them; a folder there is where they are kept. An image
+without a compiler brings them: `python -m ranker.engines.native FOLDER` compiles both kinds on any x86-64.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -24,9 +26,9 @@ from torch import Tensor
 
 from shared.data.wheel import cache_folder
 
-SOURCES = [Path(__file__).with_name(name) for name in ("bf16.h", "kernels.c", "products.c")]
-SETS = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16", "amx-tile", "amx-bf16", "bmi2")
-FLAGS = ("-O3", *(f"-m{name}" for name in SETS), "-fopenmp", "-shared", "-fPIC")
+SOURCES = [Path(__file__).with_name(name) for name in ("bf16.h", "tiles.h", "kernels.c", "products.c")]
+VECTORS = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16", "bmi2")
+TILES = (*VECTORS, "amx-tile", "amx-bf16")
 COMPILE_S = 60
 PLAIN, PLUS, GATED = range(3)
 """What follows a product, as products.c has it."""
@@ -116,19 +118,22 @@ def kernels() -> Kernels | None:
     where = os.environ.get("TANDEM_KERNELS", "")
     if where == "off" or platform.system() != "Linux" or platform.machine() != "x86_64":
         return None
-    if not (torch.cpu._is_amx_tile_supported() and torch.cpu._is_avx512_bf16_supported()):
+    if not torch.cpu._is_avx512_bf16_supported():
         return None
+    sets = TILES if torch.cpu._is_amx_tile_supported() else VECTORS
     try:
-        library = ctypes.CDLL(str(compiled(Path(where) if where else cache_folder() / "kernels")))
+        library = ctypes.CDLL(str(compiled(Path(where) if where else cache_folder() / "kernels", sets)))
     except (OSError, subprocess.SubprocessError) as error:
         log.warning("no kernels of our own, torch's operators instead: %s", error)
         return None
     return Kernels(library) if library.prepare() == 0 else None
 
 
-def compiled(folder: Path) -> Path:
-    """The library in that folder. Raises OSError or SubprocessError where there is no compiler, or it fails."""
-    told = b"".join(source.read_bytes() for source in SOURCES) + " ".join(FLAGS).encode()
+def compiled(folder: Path, sets: Sequence[str]) -> Path:
+    """The library in that folder, for processors with these instruction sets. Raises OSError or SubprocessError where
+    there is no compiler, or it fails."""
+    flags = ("-O3", *(f"-m{name}" for name in sets), "-fopenmp", "-shared", "-fPIC")
+    told = b"".join(source.read_bytes() for source in SOURCES) + " ".join(flags).encode()
     made = folder / f"{hashlib.sha256(told).hexdigest()[:16]}.so"
     if made.is_file():
         return made
@@ -138,11 +143,12 @@ def compiled(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         draft = Path(scratch) / made.name
-        command = [compiler, *FLAGS, "-o", str(draft), *(str(source) for source in SOURCES[1:]), "-lm"]
+        command = [compiler, *flags, "-o", str(draft), *(str(source) for source in SOURCES if source.suffix == ".c"), "-lm"]
         subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_S)  # noqa: S603
         draft.replace(made)
     return made
 
 
 if __name__ == "__main__":
-    print(compiled(Path(sys.argv[1])))
+    for kind in (TILES, VECTORS):
+        print(compiled(Path(sys.argv[1]), kind))

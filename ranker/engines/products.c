@@ -1,4 +1,4 @@
-/* Matrix products with weights that were laid out once for the AMX tiles, and what follows them folded in.
+/* Matrix products with weights that were laid out once for blocks of 32 by 32, and what follows them folded in.
  *
  * n tokens, d width in, o width out; d and o multiples of 32. Of the weights a panel is 32 outputs, or 16 of the first
  * half of all outputs and the same 16 of the second (paired). Panels stand one after another; in each, per 32 of the
@@ -6,11 +6,9 @@
  */
 #include <omp.h>
 
-#include "bf16.h"
+#include "tiles.h"
 
 #define PANEL 32
-#define GROUP 4 /* panels that one thread computes for the same rows: these stay in its first cache */
-#define DEEP 18 /* times 32 of the width in, after which the next panel has its turn: what was read still fits there */
 #define CHUNK 640 /* rows, at most, that one thread computes before it looks for work again */
 
 enum { PLAIN, PLUS, GATED };
@@ -34,7 +32,7 @@ typedef struct {
     const float *sums;
     const bf16 *residual;
     bf16 *y;
-    long rows, stride, one, other;
+    long done, rows, stride, one, other; /* done: the first rows, which another block has */
     int kind;
 } Block;
 
@@ -59,8 +57,11 @@ static inline void write_row(const Block *block, long row) {
 }
 
 /* 32 rows of x by one panel; meanwhile `before` is written, and `next` fetched. */
-static inline void compute(const bf16 *x, long stride, const bf16 *panel, long steps, float *sums, const Block *before,
-                           int more, const char *next, long lines) {
+#ifdef __AMX_BF16__
+
+static inline void compute(const bf16 *x, long stride, const bf16 *panel, long steps, float *sums, long done, int more,
+                           const Block *before, const char *next, long lines) {
+    (void)done;
     if (more) {
         _tile_loadd(0, sums, PANEL * 4);
         _tile_loadd(1, sums + 16, PANEL * 4);
@@ -72,7 +73,7 @@ static inline void compute(const bf16 *x, long stride, const bf16 *panel, long s
         _tile_zero(2);
         _tile_zero(3);
     }
-    long some = (before->rows + steps - 1) / steps, row = 0, each = (lines + steps - 1) / steps;
+    long some = (before->rows + steps - 1) / steps, row = before->done, each = (lines + steps - 1) / steps;
     for (long step = 0; step < steps; step++) {
         _tile_loadd(4, x + step * 32, stride * 2);
         _tile_loadd(6, panel + step * 1024, 64);
@@ -91,6 +92,17 @@ static inline void compute(const bf16 *x, long stride, const bf16 *panel, long s
     _tile_stored(2, sums + 16 * PANEL, PANEL * 4);
     _tile_stored(3, sums + 16 * PANEL + 16, PANEL * 4);
 }
+
+#else
+
+static inline void compute(const bf16 *x, long stride, const bf16 *panel, long steps, float *sums, long done, int more,
+                           const Block *before, const char *next, long lines) {
+    for (long row = before->done; row < before->rows; row++) write_row(before, row);
+    for (long line = 0; line < lines; line++) _mm_prefetch(next + line * 64, _MM_HINT_T1);
+    multiply(x, stride, (const uint32_t *)panel, 512, 256, steps, sums, PANEL, done, ROWS, more);
+}
+
+#endif
 
 /* y = x W, n x o; PLUS: and the residual; GATED: silu(first half) * second half, n x o / 2, of paired panels. y is none
  * of the others. 0, or -1 where memory is short. */
@@ -114,7 +126,7 @@ int product(const bf16 *x, const bf16 *laid, const bf16 *residual, bf16 *y, long
         float sums[2 * GROUP][ROWS * PANEL] __attribute__((aligned(64)));
         Block before = {.rows = 0};
         int turn = 0;
-        _tile_loadconfig(&TILES);
+        take_tiles();
 #pragma omp for schedule(dynamic)
         for (long work = 0; work < chunks * groups; work++) {
             long begin = work / groups * chunk, end = begin + chunk < rows ? begin + chunk : rows;
@@ -126,24 +138,24 @@ int product(const bf16 *x, const bf16 *laid, const bf16 *residual, bf16 *y, long
             long lines = ((after + GROUP < panels ? GROUP : panels - after) * size / 32 + calls - 1) / calls;
             if (work + omp_get_num_threads() >= chunks * groups) lines = 0;
             for (long at = begin; at < end; at += ROWS, turn ^= 1) {
-                long from = at + ROWS <= rows ? at : rows - ROWS;
+                long from = at + ROWS <= rows ? at : rows - ROWS, done = spare(at - from);
                 for (long step = 0; step < steps; step += DEEP)
                     for (long panel = first; panel < last; panel++) {
                         float *told = sums[turn * GROUP + panel - first];
                         long deep = steps - step < DEEP ? steps - step : DEEP;
-                        compute(x + from * d + step * 32, d, laid + panel * size + step * 1024, deep, told, &before,
-                                step > 0, next, lines);
+                        compute(x + from * d + step * 32, d, laid + panel * size + step * 1024, deep, told, done,
+                                step > 0, &before, next, lines);
                         next += lines * 64;
                         before.rows = 0;
                         if (step + deep < steps) continue;
                         long one = paired ? 16 * panel : PANEL * panel, other = paired ? o / 2 + one : one + 16;
-                        before = (Block){told, residual + from * o, y + from * wide, n < ROWS ? n : ROWS, wide, one,
-                                         other, kind};
+                        before = (Block){told, residual + from * o, y + from * wide, done, n < ROWS ? n : ROWS, wide,
+                                         one, other, kind};
                     }
             }
         }
-        for (long row = 0; row < before.rows; row++) write_row(&before, row);
-        _tile_release();
+        for (long row = before.done; row < before.rows; row++) write_row(&before, row);
+        give_tiles();
     }
     free(few);
     return 0;

@@ -23,7 +23,7 @@ ROUNDING = 2.0**-7
 def ours() -> Kernels:
     found = kernels()
     if found is None:
-        pytest.skip("this machine has no compiler, or no AMX")
+        pytest.skip("this machine has no compiler, or no AVX-512 BF16")
     return found
 
 
