@@ -143,7 +143,8 @@ def compiled(folder: Path, sets: Sequence[str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         draft = Path(scratch) / made.name
-        command = [compiler, *flags, "-o", str(draft), *(str(source) for source in SOURCES if source.suffix == ".c"), "-lm"]
+        units = (str(source) for source in SOURCES if source.suffix == ".c")
+        command = [compiler, *flags, "-o", str(draft), *units, "-lm"]
         subprocess.run(command, check=True, capture_output=True, timeout=COMPILE_S)  # noqa: S603
         draft.replace(made)
     return made
