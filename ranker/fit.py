@@ -60,6 +60,13 @@ def add_lora(
     return wrapped
 
 
+def short_prompts(model: Any) -> None:
+    """On a CPU, plain products for attention: torch's flash attention works on blocks of 512 keys there, and took a
+    fourth of a training step over prompts of 300 tokens (docs/log.md)."""
+    if next(model.parameters()).device.type == "cpu":
+        model.set_attn_implementation("eager")
+
+
 def keep_memory() -> None:
     """Tells glibc to keep what a step frees for the next one. By default each large tensor is mapped anew, and
     the kernel's zeroing of pages took up to half of a training step on two cores. Elsewhere it does nothing."""

@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ranker.blend import blend, log_softmax, truth_ranks
-from ranker.evaluate import CANDIDATES, Questions, questions
+from ranker.blend import blend, fit, log_softmax, truth_ranks
+from ranker.evaluate import CANDIDATES, Questions, ask, questions
+from ranker.llamarec.likeness import opinion
 from ranker.llamarec.rank import LlamaRecRanker
 from ranker.opinion import BlendedRanker
 from ranker.registry import LoadedRanker, heard
@@ -89,6 +90,17 @@ def rerank(
     return Reranked(asked, logits_UC, mass_U, ranker.weight, method)
 
 
+def alike(
+    data: Prepared, retriever: LoadedRetriever, ranker: LlamaRecRanker, config: Mapping[str, Any], asked: Questions
+) -> dict[str, np.ndarray]:
+    """What a LlamaRec's teacher reaches without a language model: likeness of titles, its own blend fitted likewise."""
+    valid = ask(retriever.retriever, list(cases(data, "valid")), config["candidates"])
+    sharpness = config["alike_sharpness"]
+    fitted = fit(valid.scores_UC, opinion(valid, ranker.builder, sharpness), valid.truth_U, config["seed"])
+    logits_UC = opinion(asked, ranker.builder, sharpness)
+    return Reranked(asked, logits_UC, np.full(len(logits_UC), np.nan), fitted.weight, "titles").ranks
+
+
 def report(
     data: Prepared,
     retriever: LoadedRetriever,
@@ -122,11 +134,13 @@ def report(
         assert isinstance(ranker.ranker, LlamaRecRanker | BlendedRanker)
         reranked = rerank(ranker.ranker, stage, ranker.manifest.method, data.user_ids)
         rerankers = reranked.ranks
-        found |= rerankers
         answer["ranker"] = _artifact(ranker) | _opinion(reranked)
         if isinstance(ranker.ranker, LlamaRecRanker):
+            if ranker.manifest.config.get("alike"):
+                rerankers |= alike(data, retriever, ranker.ranker, ranker.manifest.config, reranked.asked)
             orders = order_sensitivity(ranker.ranker.engine, ranker.ranker.builder, reranked.asked, seed, order_users)
             answer["order_sensitivity"] = [asdict(order) for order in orders]
+    found |= rerankers
     hit_U = found[RETRIEVER] > 0
     answer |= {
         "rows": {name: metrics.table(ranks_U) for name, ranks_U in found.items()},

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
+from ranker.llamarec.likeness import Likeness
 from ranker.llamarec.model import LlamaRecConfig
 from ranker.prompt import PromptBuilder, ranks_of
 from shared.history import History
 from shared.protocols import Retriever
 
 BLOCK = 256
+Stage = Literal["alike", "recommend"]
 POOL = 30
 """How deep the retriever is asked for hard negatives."""
 
@@ -49,17 +52,23 @@ def examples(
     items: int,
     config: LlamaRecConfig,
     first: int = 0,
+    stage: Stage = "recommend",
 ) -> Iterator[Example]:
     """For chosen[first:], in order. Example i depends on the seed and i alone, so a resumed run goes on exactly.
 
-    The retriever is asked for a whole block at a time.
+    The retriever is asked for a whole block at a time. stage alike: the second warm-up.
     """
+    before, draw = config.binding_prompts + config.alike_prompts, 1
+    if stage == "alike":
+        before, draw = config.binding_prompts, 3
+        config = replace(config, negatives="mixed", teacher=0.0, alike=1.0)
+    likeness = Likeness(builder.titles) if config.alike else None
     for start in range(first, len(chosen), BLOCK):
         block = chosen[start : start + BLOCK]
         histories = [History(tuple(sequences[p.user][: p.length].tolist())) for p in block]
         hard = retriever.retrieve(histories, POOL, [h.items for h in histories]) if _asks(config) else [[]] * len(block)
         for i, (prefix, history, found) in enumerate(zip(block, histories, hard, strict=True), start=start):
-            rng = np.random.default_rng((config.seed, 1, i))
+            rng = np.random.default_rng((config.seed, draw, i))
             following = sequences[prefix.user][prefix.length : prefix.length + config.targets].tolist()
             right = list(dict.fromkeys(t for t in following if t == following[0] or t not in history.items))
             scores = {c.item: c.score for c in found}
@@ -73,7 +82,11 @@ def examples(
             ranks = ranks_of([scores.get(i, -math.inf) for i in candidates])
             prompt = builder.build(history.items, candidates, ranks)
             ends = builder.candidate_ends(len(prompt), candidates, ranks)
-            yield Example(config.binding_prompts + i, prompt, _target(candidates, right, scores, config), ends)
+            target_K = _target(candidates, right, scores, config)
+            if likeness:
+                alike_C = config.alike_sharpness * likeness.of(history.items[-builder.max_history :], candidates)
+                target_K = (1 - config.alike) * target_K + config.alike * _softmax(alike_C, config.candidates)
+            yield Example(before + i, prompt, target_K, ends)
 
 
 def binding_examples(builder: PromptBuilder, items: int, config: LlamaRecConfig, first: int = 0) -> Iterator[Example]:
@@ -113,13 +126,18 @@ def _negatives(
 
 
 def _target(candidates: list[int], right: list[int], scores: dict[int, float], config: LlamaRecConfig) -> np.ndarray:
+    """Of the truth and the retriever; shares that sum to 1."""
     truth_K = np.array([i in right for i in candidates], dtype=np.float32)
     truth_K = np.pad(truth_K / truth_K.sum(), (0, config.candidates - len(candidates)))
-    if config.teacher == 0:
+    share = config.teacher / (1 - config.alike) if config.alike < 1 else 0.0
+    if share == 0:
         return truth_K
     # An item below the retriever's POOL gets the lowest score that it gave.
     floor = min(scores.values(), default=0.0)
-    teacher_K = np.array([scores.get(i, floor) for i in candidates], dtype=np.float32)
-    teacher_K = np.exp(teacher_K - teacher_K.max())
-    teacher_K = np.pad(teacher_K / teacher_K.sum(), (0, config.candidates - len(candidates)))
-    return (1 - config.teacher) * truth_K + config.teacher * teacher_K
+    teacher_C = np.array([scores.get(i, floor) for i in candidates], dtype=np.float32)
+    return (1 - share) * truth_K + share * _softmax(teacher_C, config.candidates)
+
+
+def _softmax(scores_C: np.ndarray, width: int) -> np.ndarray:
+    powers_C = np.exp(scores_C - scores_C.max())
+    return np.pad(powers_C / powers_C.sum(), (0, width - len(powers_C)))

@@ -6,7 +6,7 @@ Shapes:  B prompts  D hidden width  V vocabulary  K labels
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -45,6 +45,10 @@ class LlamaRecConfig:
     """How many of the user's next items count as right, each with an equal share of the target."""
     teacher: float = 0.0
     """Share of the target that is the retriever's softmax over the candidates instead of the truth."""
+    alike: float = 0.0
+    """Share of the target that tells how much each candidate's title has in common with those of the history."""
+    alike_sharpness: float = 8.0
+    """That part is a softmax over so many times the cosine of their tokens."""
     loss: Literal["vocabulary", "labels"] = "vocabulary"
     """Cross-entropy over the whole vocabulary (the paper), or over the labels alone."""
     probe: float = 0.0
@@ -53,6 +57,10 @@ class LlamaRecConfig:
     candidates through one noisy letter."""
     binding_prompts: int = 0
     """Prompts of the copy task before the first recommendation prompt."""
+    alike_prompts: int = 0
+    """Prompts of a second warm-up, whose target is the likeness of titles alone; half of the candidates are drawn."""
+    begin: str = ""
+    """The folder of a trained LlamaRec with the same LoRA, whose weights are the start."""
     prompts: int = 0
     """Recommendation prompts; 0 is one epoch over every prefix of every training sequence."""
     batch: int = 16
@@ -64,6 +72,8 @@ class LlamaRecConfig:
     validate_every: int = 2000
     """Prompts."""
     validation_users: int = 2000
+    blend_users: int = 0
+    """Validation users on whom the blend is fitted; 0 is all."""
     patience: int = 5
     """Validations without a better NDCG@10 before the training stops."""
     seed: int = 42
@@ -111,11 +121,33 @@ def demo() -> LlamaRecConfig:
     )
 
 
+def titles() -> LlamaRecConfig:
+    """For catalogues whose titles say what an item is (products rather than films), an hour on one CPU core: first
+    letters, then likeness of titles, then recommendation with likeness as half of the target."""
+    return replace(
+        demo(),
+        template="compact",
+        title_tokens=10,
+        max_tokens=384,
+        targets=3,
+        teacher=0.0,
+        alike=0.5,
+        alike_prompts=2_000,
+        loss="labels",
+        prompts=2_000,
+        learning_rate=5e-4,
+        validate_every=1_000,
+        validation_users=1_500,
+        blend_users=5_000,
+    )
+
+
 RECIPES: dict[str, Callable[[], LlamaRecConfig]] = {
     "paper": paper,
     "paper-format": paper_format,
     "small": small,
     "demo": demo,
+    "titles": titles,
 }
 
 
@@ -131,7 +163,18 @@ def configure(recipe: str, overrides: dict[str, str]) -> LlamaRecConfig:
     for name in ("batch", "validate_every", "validation_users", "patience", "lora_rank"):
         if getattr(config, name) < 1:
             raise BadInput(f"{name}={getattr(config, name)}: at least 1")
-    for name in ("prompts", "binding_prompts", "warmup", "layers", "lora_first_layer", "seed"):
+    if not 0 <= config.teacher + config.alike <= 1 or config.teacher < 0 or config.alike < 0:
+        raise BadInput(f"teacher={config.teacher}, alike={config.alike}: shares of one target, together at most 1")
+    for name in (
+        "prompts",
+        "binding_prompts",
+        "alike_prompts",
+        "blend_users",
+        "warmup",
+        "layers",
+        "lora_first_layer",
+        "seed",
+    ):
         if getattr(config, name) < 0:
             raise BadInput(f"{name}={getattr(config, name)}: 0 or more")
     if config.negatives == "retrieved" and not config.prompts:

@@ -1,4 +1,4 @@
-"""Training LlamaRec: an optional binding warm-up, then recommendation prompts; LoRA alone learns.
+"""Training LlamaRec: optional warm-ups (binding, likeness of titles), then recommendation prompts; LoRA alone learns.
 
 The best adapter by NDCG@10 on validation users whose truth the retriever found; then the blend is fitted on them.
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ranker import backbone as backbones
@@ -34,12 +34,13 @@ from ranker.fit import (
     save_checkpoint,
     schedule,
     set_adapter_weights,
+    short_prompts,
 )
 from ranker.llamarec.batches import Example, Prefix, binding_examples, examples, prefixes
 from ranker.llamarec.model import LlamaRecConfig, probe_loss, verbalizer_loss
 from ranker.prompt import PromptBuilder
 from shared import metrics
-from shared.artifact import Manifest, package_versions, seal, writing
+from shared.artifact import Manifest, open_artifact, package_versions, seal, writing
 from shared.catalog import Catalog
 from shared.data.prepared import Prepared
 from shared.data.split import Case, cases, train_sequence
@@ -83,18 +84,25 @@ def train(
         first_layer=config.lora_first_layer,
         dtype=base.dtype,
     ).to(base.device)
+    if config.begin:
+        open_artifact(Path(config.begin), "ranker", ["llamarec"])
+        set_adapter_weights(wrapped, load_file(Path(config.begin) / ADAPTER))
+    short_prompts(base.model)
     builder = prompt_builder(base.tokenizer, data.catalog, config)
     labels_K = torch.tensor(builder.labels[: config.candidates], device=base.device)
     engine = LocalEngine(base)
     sequences = [train_sequence(s) for s in data.sequences()]
-    chosen = _choose(sequences, config)
+    warmups = config.binding_prompts + config.alike_prompts
+    # Of retrieved ones most prefixes have no right answer among the retriever's best, and are left out.
+    passes = PASSES if config.negatives == "retrieved" else 1
+    chosen = _choose(sequences, config.prompts * passes, (config.seed, 2))
     valid = ask(retriever, _spread(list(cases(data, "valid")), config.validation_users), config.candidates)
     probe_D = torch.nn.Parameter(torch.zeros(base.model.config.hidden_size, device=base.device))
     optimizer = MasterAdamW([*(p for p in wrapped.parameters() if p.requires_grad), probe_D])
     run = _Run(out.with_name(out.name + ".partial"), config, data.digest)
     if resume:
         run.restore(wrapped, optimizer)
-    total = config.binding_prompts + (config.prompts or len(chosen))
+    total = warmups + (config.prompts or len(chosen))
     stream = _stream(sequences, chosen, builder, retriever, len(data.catalog), config, run.position)
     began = time.monotonic() - run.seconds
     with progress("train llamarec", total, "prompts", start=run.prompts) as advance:
@@ -114,14 +122,14 @@ def train(
                 run.seconds = time.monotonic() - began
                 run.validated(_ndcg(engine, builder, valid, config), wrapped, optimizer)
     wrapped.eval()
-    if run.prompts <= config.binding_prompts:
+    if run.prompts <= warmups:
         raise BadInput("no training prompt has a right answer among the retriever's best; use --set negatives=mixed")
     if (
         not run.curve or run.curve[-1][0] != run.prompts
     ):  # prompts without an answer were left out, and the stream ended early
         run.validated(_ndcg(engine, builder, valid, config), wrapped, optimizer)
     set_adapter_weights(wrapped, run.best_weights)
-    everyone = ask(retriever, list(cases(data, "valid")), config.candidates)
+    everyone = ask(retriever, _spread(list(cases(data, "valid")), config.blend_users), config.candidates)
     logits_UC, _ = score(engine, builder, everyone, "fit the blend")
     fitted = fit(everyone.scores_UC, logits_UC, everyone.truth_U, config.seed)
     golden = _golden(engine, builder, everyone)
@@ -152,16 +160,13 @@ def _losses(
     return loss, letters
 
 
-def _choose(sequences: Sequence[np.ndarray], config: LlamaRecConfig) -> list[Prefix]:
+def _choose(sequences: Sequence[np.ndarray], wanted: int, seed: tuple[int, int]) -> list[Prefix]:
+    """wanted: 0 is each once."""
     every = prefixes(sequences)
     if not every:
         raise BadInput("no user has three training items: there is no prompt to train on. Lower --min-user.")
-    rng = np.random.default_rng((config.seed, 2))
-    order = rng.permutation(len(every))
-    wanted = config.prompts or len(every)
-    if config.negatives == "retrieved":
-        wanted *= PASSES  # most prefixes have no right answer among the retriever's best, and are left out
-    return [every[i] for i in np.resize(order, wanted)]
+    order = np.random.default_rng(seed).permutation(len(every))
+    return [every[i] for i in np.resize(order, wanted or len(every))]
 
 
 def _stream(
@@ -173,9 +178,14 @@ def _stream(
     config: LlamaRecConfig,
     position: int,
 ) -> Iterator[Example]:
-    binding = binding_examples(builder, items, config, first=position)
-    first = max(0, position - config.binding_prompts)
-    return chain(binding, examples(sequences, chosen, builder, retriever, items, config, first))
+    told = builder, retriever, items, config
+    after_binding = max(0, position - config.binding_prompts)
+    alike = _choose(sequences, config.alike_prompts, (config.seed, 4)) if config.alike_prompts else []
+    return chain(
+        binding_examples(builder, items, config, first=position),
+        examples(sequences, alike, *told, after_binding, "alike"),
+        examples(sequences, chosen, *told, max(0, after_binding - config.alike_prompts)),
+    )
 
 
 def _spread(everyone: list[Case], wanted: int) -> list[Case]:
@@ -206,8 +216,8 @@ class _Run:
         self.position = batch[-1].position + 1
 
     def validation_is_due(self, total: int) -> bool:
-        """After the binding warm-up, then every `validate_every` prompts, and at the end."""
-        done = self.prompts - self.config.binding_prompts
+        """After the warm-ups, then every `validate_every` prompts, and at the end."""
+        done = self.prompts - self.config.binding_prompts - self.config.alike_prompts
         return self.prompts >= total or (done >= 0 and len(self.curve) <= done // self.config.validate_every)
 
     def validated(self, ndcg: float, wrapped: object, optimizer: MasterAdamW) -> None:

@@ -120,7 +120,7 @@ def _dataset(folder: Path) -> str:
     return "\n".join(text)
 
 
-KNOWN = {"popularity", "lrurec", *(f"{method} {kind}" for method in RANKERS for kind in ("alone", "blend"))}
+KNOWN = {"popularity", "lrurec", *(f"{one} {kind}" for one in (*RANKERS, "titles") for kind in ("alone", "blend"))}
 
 
 def _members(report: Mapping[str, Any]) -> int:
@@ -132,10 +132,13 @@ def _ranker_rows(report: Mapping[str, Any]) -> Iterable[str]:
         return []
     config, method = report["ranker"]["config"], _method(report)
     name = f"{RANKERS[method]}, {config['backbone']}, {config['layers'] or 'all'} layers"
-    return [
+    rows = [
         _numbers(f"{name}, alone", f"{method} alone", report),
         _numbers(f"**{name}, blended** (w {report['ranker']['blend']:.2f})", f"{method} blend", report),
     ]
+    if "titles blend" in report["rows"]:
+        rows.append(_numbers("its teacher, likeness of titles, blended", "titles blend", report))
+    return rows
 
 
 def _method(report: Mapping[str, Any]) -> str:
@@ -173,7 +176,9 @@ def _opinion(report: Mapping[str, Any]) -> list[str]:
         _row("", ["NDCG@10", "95 %", "p", "Recall@10", "95 %", "p"]),
         _row("---", ["---"] * 6),
     ]
-    for name in (f"{method} alone", f"{method} blend"):
+    for name in (f"{method} alone", f"{method} blend", "titles alone", "titles blend"):
+        if name not in report["against_retriever"]:
+            continue
         cells = []
         for metric in ("ndcg@10", "recall@10"):
             d = report["against_retriever"][name][metric]

@@ -82,6 +82,16 @@ def test_another_method_is_measured_by_the_same_protocol(
     assert made["rows"]["cllm4rec alone"]["recall@20"] == made["rows"]["lrurec"]["recall@20"]
 
 
+def test_a_teacher_of_titles_has_rows_of_its_own(
+    data: Prepared, retriever: LoadedRetriever, bpe_folder: Path, tmp_path: Path
+) -> None:
+    tiny.trained(tmp_path / "out", bpe_folder, alike=0.5)
+    made = report(data, retriever, load_ranker(tmp_path / "out", data.catalog), seed=1, order_users=2)
+    assert set(made["against_retriever"]) >= {"titles alone", "titles blend", "llamarec blend"}
+    assert made["rows"]["titles alone"]["recall@20"] == made["rows"]["lrurec"]["recall@20"]
+    assert json.loads(json.dumps(made)) == made
+
+
 def test_a_weight_of_zero_gives_exactly_the_retrievers_metrics(
     data: Prepared, retriever: LoadedRetriever, bpe_folder: Path, tmp_path: Path
 ) -> None:
