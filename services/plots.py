@@ -1,7 +1,8 @@
-"""The plots of an evaluation: metric by band, rank movement, reliability of the label probabilities."""
+"""The plots of an evaluation: metric by band, rank movement, reliability of the label probabilities; and of a sweep."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,18 @@ def _reliability(ranker: dict[str, Any], folder: Path) -> Path:
     axes.set_ylabel("share that was right")
     axes.set_title(f"{ranker['name']}: reliability (labels per bin)")
     return _save(figure, folder / "reliability.png")
+
+
+def draw_sweep(points: Mapping[float, Mapping[str, float]], path: Path) -> Path:
+    """CLLM4Rec's metrics by lambda_c, as in its paper's figure."""
+    figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
+    for metric in next(iter(points.values())):
+        axes.plot(list(points), [row[metric] for row in points.values()], marker="o", label=metric)
+    axes.set_xscale("log")
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel("lambda_c, the strength of the mutual regularisation")
+    axes.legend(frameon=False)
+    return _save(figure, path)
 
 
 def _save(figure: Any, path: Path) -> Path:

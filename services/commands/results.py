@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.commands import results_collm
+from services.commands import results_cllm4rec, results_collm, results_llara
 from shared.errors import BadInput
 
 METRICS = ("recall@5", "recall@10", "recall@20", "ndcg@5", "ndcg@10", "mrr@10")
@@ -39,7 +39,9 @@ PAPERS: dict[str, dict[str, tuple[float | None, ...]]] = {
 }
 """Published rows (LlamaRec, table 2; ULMRec), in METRICS' order, by the name of the dataset's folder. The paper's
 "ML-100k" is ml-latest-small; its LRURec row there averages unequal batches, per user R@10 is .1344 and R@5 .0721."""
-ORDER = ("ml-100k", *PAPERS, results_collm.FOLDER)
+CLLM4REC = "cllm4rec-"
+"""What the folders of CLLM4Rec's protocol begin with, before the dataset's name."""
+ORDER = ("ml-100k", *PAPERS, results_collm.FOLDER, *results_llara.PAPER)
 RANKERS = {"llamarec": "LlamaRec", "collm": "CoLLM", "tallrec": "TALLRec", "llara": "LLaRA", "cllm4rec": "RecLLM"}
 
 
@@ -59,6 +61,12 @@ def run(args: Results) -> None:
     if not any(args.source.glob("*/*.json")):
         raise BadInput(f"{args.source} holds no DATASET/NAME.json. Make them with `tandem evaluate --json`.")
     write_text(args.out, page(args.source))
+    for folder in args.source.glob(f"{CLLM4REC}*"):
+        points = results_cllm4rec.sweep(results_cllm4rec.reports(folder))
+        if len(points) > 1:
+            from services.plots import draw_sweep
+
+            draw_sweep(points, folder / "lambda_c.png")
 
 
 def page(source: Path) -> str:
@@ -67,8 +75,15 @@ def page(source: Path) -> str:
         (folder for folder in source.iterdir() if any(folder.glob("*.json"))),
         key=lambda folder: (ORDER.index(folder.name) if folder.name in ORDER else len(ORDER), folder.name),
     )
-    sections = {results_collm.FOLDER: results_collm.section}
-    return HEAD + "".join(sections.get(folder.name, _dataset)(folder) for folder in folders)
+    return HEAD + "".join(_section(folder) for folder in folders)
+
+
+def _section(folder: Path) -> str:
+    if folder.name == results_collm.FOLDER:
+        return results_collm.section(folder)
+    if folder.name in results_llara.PAPER:
+        return results_llara.section(folder)
+    return (results_cllm4rec.section if folder.name.startswith(CLLM4REC) else _dataset)(folder)
 
 
 HEAD = """# Results

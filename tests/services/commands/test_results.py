@@ -62,3 +62,49 @@ def test_collms_pairs_stand_beside_the_papers_rows(tmp_path: Path) -> None:
     assert "| TALLRec | 0.7050 / 0.6050 |" in page
     assert "| SASRec |  |  |  | 0.7078 / 0.6884 |" in page
     assert "MF: width 256, weight decay 0.01" in page
+
+
+def test_llaras_slates_stand_beside_the_papers_rows(tmp_path: Path) -> None:
+    folder = tmp_path / "llara-lastfm"
+    folder.mkdir()
+    share = {"value": 0.4, "low": 0.3, "high": 0.5}
+    row = {"hit_ratio@1": share, "valid_ratio": share | {"value": 1.0}}
+    for curriculum in ("curriculum", "direct"):
+        config = {"behaviour": "sasrec", "backbone": "smollm2-135m", "curriculum": curriculum}
+        trained = {"best_prompts": 640, "train_seconds": 71.0}
+        made = {
+            "slates": 122,
+            "rows": {"sequential model": row, "as served": row, "generated": row},
+            "ranker": {"name": "llara@1", "config": config, "metrics": trained},
+            "hardware": {"cpu": "AMD EPYC", "cores": 2, "gpu": None},
+        }
+        (folder / f"{curriculum}.json").write_text(json.dumps(made))
+    page = results.page(tmp_path)
+    assert page.count("| SASRec | 0.4000 | 0.3000 to 0.5000 | 1.00 |") == 1
+    assert "| SASRec (paper) | 0.2233 |  |  |" in page
+    assert "| **LLaRA, SASRec, smollm2-135m, direct**, generated | 0.4000 |" in page
+    assert "curriculum: best at 640 prompts, 71 s of training" in page
+
+
+def test_cllm4recs_ablations_have_their_papers_names_and_its_sweep_a_picture(tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "cllm4rec-ml"
+    folder.mkdir(parents=True)
+    whole = {"content": True, "reorder": True, "finetune": True, "lambda_c": 1.0}
+    sizes = {"backbone": "smollm2-135m", "layers": 0, "content_first": 100, "pretrain": 400, "tune": 50}
+    kinds = [{}, {"lambda_c": 10.0}, {"content": False}, {"content": False, "finetune": False}, {"reorder": False}]
+    for number, kind in enumerate(kinds):
+        row = {"recall@20": 0.1 + number / 100, "recall@40": 0.2, "ndcg@100": 0.3}
+        made = {
+            "users": 610,
+            "rows": {"popularity": row, "recllm": row},
+            "ranker": {"config": whole | sizes | kind, "metrics": {"train_seconds": 60.0}},
+            "hardware": {"cpu": "AMD EPYC", "cores": 2, "gpu": None},
+        }
+        (folder / f"{number}.json").write_text(json.dumps(made))
+    results.run(results.Results(source=tmp_path / "results", out=tmp_path / "results.md"))
+    page = (tmp_path / "results.md").read_text()
+    assert "| **CLLM4Rec**, smollm2-135m, all layers | 0.1000 | 0.2000 | 0.3000 | 500, 50 | 60 s |" in page
+    for name in ("CLLM4Rec, lambda_c 10", "LLM-CF", "LLM-CF and LLM-PreRec", "LLM-FixOrd"):
+        assert f"| **{name}**, " in page
+    assert (folder / "lambda_c.png").read_bytes().startswith(b"\x89PNG")
+    assert "results/cllm4rec-ml/lambda_c.png" in page

@@ -1,0 +1,77 @@
+"""The results page's sections on CLLM4Rec's protocol: its ablations, and the strength of the mutual regularisation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+METRICS = ("recall@20", "recall@40", "ndcg@100")
+PAPER = {
+    "Multi-VAE": (0.1295, 0.1720, 0.0835),
+    "BERT4Rec": (0.1126, 0.1677, 0.0781),
+    "LLM-CF": (0.1319, None, None),
+    "LLM-FixOrd": (0.1524, None, None),
+    "LLM-PreRec": (0.1547, None, None),
+    "CLLM4Rec": (0.1656, 0.2323, 0.1118),
+}
+"""On AM-Beauty, GPT-2 (CLLM4Rec, tables 2 and 3): not our users and items: only the order compares."""
+
+
+def section(folder: Path) -> str:
+    """Of the files of `tandem evaluate --protocol cllm4rec --json`."""
+    made = sorted(reports(folder), key=lambda report: _name(report["ranker"]["config"]))
+    hardware = made[0]["hardware"]
+    lines = [
+        f"\n## {folder.name}\n",
+        f"{made[0]['users']:,} test users; a tenth of each user's items held out, all others ranked. On "
+        f"{hardware['cores']} cores ({hardware['cpu']}, {hardware['gpu'] or 'no GPU'}).\n",
+        "| model | Recall@20 | Recall@40 | NDCG@100 | documents, histories | training |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, values in PAPER.items():
+        cells = " | ".join("" if value is None else f"{value:.4f}" for value in values)
+        lines.append(f"| {name} (paper, AM-Beauty) | {cells} |  |  |")
+    lines.append(f"| popularity | {_cells(made[0]['rows']['popularity'])} |  |  |")
+    for report in made:
+        config = report["ranker"]["config"]
+        tuned = config["tune"] if config["finetune"] else 0
+        lines.append(
+            f"| **{_name(config)}**, {config['backbone']}, {config['layers'] or 'all'} layers | "
+            f"{_cells(report['rows']['recllm'])} | {config['content_first'] + config['pretrain']:,}, {tuned:,} | "
+            f"{report['ranker']['metrics']['train_seconds']:,.0f} s |"
+        )
+    lines.append("")
+    if len(sweep(made)) > 1:
+        lines.append(f"![the strength of the regularisation](results/{folder.name}/lambda_c.png)\n")
+    return "\n".join(lines)
+
+
+def reports(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+
+
+def sweep(made: Sequence[Mapping[str, Any]]) -> dict[float, Mapping[str, float]]:
+    """Of the whole method: lambda_c -> its metrics, rising."""
+    whole = [report for report in made if _variant(report["ranker"]["config"]) == "CLLM4Rec"]
+    points = {report["ranker"]["config"]["lambda_c"]: report["rows"]["recllm"] for report in whole}
+    return dict(sorted(points.items()))
+
+
+def _name(config: Mapping[str, Any]) -> str:
+    variant, strength = _variant(config), config["lambda_c"]
+    return variant if strength == 1 or not config["content"] else f"{variant}, lambda_c {strength:g}"
+
+
+def _variant(config: Mapping[str, Any]) -> str:
+    without = [
+        name
+        for field, name in (("content", "LLM-CF"), ("reorder", "LLM-FixOrd"), ("finetune", "LLM-PreRec"))
+        if not config[field]
+    ]
+    return " and ".join(without) or "CLLM4Rec"
+
+
+def _cells(row: Mapping[str, float]) -> str:
+    return " | ".join(f"{row[metric]:.4f}" for metric in METRICS)

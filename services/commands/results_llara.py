@@ -1,0 +1,74 @@
+"""The results page's sections on LLaRA's slates: HitRatio@1 and ValidRatio beside the paper's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PAPER: dict[str, dict[str, tuple[float, float | None]]] = {
+    "llara-movielens": {
+        "GRU4Rec": (0.3750, None),
+        "Caser": (0.3861, None),
+        "SASRec": (0.3444, None),
+        "TALLRec, 7B": (0.3895, 0.93),
+        "LLaRA, GRU4Rec, 7B": (0.4421, 0.97),
+        "LLaRA, Caser, 7B": (0.4737, 0.97),
+        "LLaRA, SASRec, 7B": (0.4421, 0.97),
+    },
+    "llara-lastfm": {
+        "GRU4Rec": (0.2616, None),
+        "Caser": (0.2233, None),
+        "SASRec": (0.2233, None),
+        "TALLRec, 7B": (0.4180, 0.98),
+        "LLaRA, GRU4Rec, 7B": (0.4344, 1.0),
+        "LLaRA, Caser, 7B": (0.4344, 1.0),
+        "LLaRA, SASRec, 7B": (0.4508, 1.0),
+    },
+}
+"""HitRatio@1 and ValidRatio (LLaRA, table 2)."""
+NAMES = {"gru4rec": "GRU4Rec", "caser": "Caser", "sasrec": "SASRec", "lrurec": "LRURec"}
+
+
+def section(folder: Path) -> str:
+    """Of the files of `tandem evaluate --protocol llara --json`."""
+    made = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    lines = [
+        f"\n## {folder.name}\n",
+        f"{made[0]['slates']:,} test slates of 20 candidates, fixed by the seed. Wilson's 95 % intervals.\n",
+        "| model | HitRatio@1 | 95 % | ValidRatio |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, (hit, valid) in PAPER.get(folder.name, {}).items():
+        lines.append(f"| {name} (paper) | {hit:.4f} |  | {'' if valid is None else f'{valid:.2f}'} |")
+    told = set()
+    for report in made:
+        behaviour = NAMES[report["ranker"]["config"]["behaviour"]]
+        if behaviour not in told:
+            lines.append(_row(behaviour, report["rows"]["sequential model"]))
+            told.add(behaviour)
+    for report in made:
+        config = report["ranker"]["config"]
+        name = f"LLaRA, {NAMES[config['behaviour']]}, {config['backbone']}, {config['curriculum']}"
+        lines += [
+            _row(f"**{name}**, {way}", report["rows"][way]) for way in ("generated", "as served")[_first(report) :]
+        ]
+    lines.append("")
+    for report in made:
+        trained, hardware = report["ranker"]["metrics"], report["hardware"]
+        lines.append(
+            f"`{report['ranker']['name']}`, {report['ranker']['config']['curriculum']}: best at "
+            f"{trained['best_prompts']:,} prompts, {trained['train_seconds']:,.0f} s of training on "
+            f"{hardware['cores']} cores ({hardware['cpu']}, {hardware['gpu'] or 'no GPU'}).\n"
+        )
+    return "\n".join(lines)
+
+
+def _first(report: Mapping[str, Any]) -> int:
+    return 0 if "generated" in report["rows"] else 1
+
+
+def _row(name: str, row: Mapping[str, Any]) -> str:
+    hit, valid = row["hit_ratio@1"], row["valid_ratio"]
+    return f"| {name} | {hit['value']:.4f} | {hit['low']:.4f} to {hit['high']:.4f} | {valid['value']:.2f} |"
