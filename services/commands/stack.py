@@ -18,7 +18,7 @@ from shared.errors import BadInput
 class Stack:
     """Redis, retrieval, ranking and the gateway, each with its own process; what ends is started again.
 
-    Ctrl-C ends all of them. The first start makes the demo's data and retriever, as `tandem demo` does.
+    Ctrl-C ends all of them. The first start makes the demo's release, as `tandem demo --no-train` does.
     """
 
     env_file: Path = Path(".env")

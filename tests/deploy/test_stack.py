@@ -23,6 +23,7 @@ from services.stack.graph import INHERITED, Ports, parts
 from services.stack.part import Part
 from shared.errors import BadInput
 from tests.deploy import compose
+from tests.deploy.test_dashboards import exposed, queried
 from tests.redis_server import free_port
 
 WIRED = {"TANDEM_RETRIEVAL_URL", "TANDEM_RANKING_URL", "TANDEM_REDIS_URL", "TANDEM_API_KEYS_FILE"}
@@ -120,20 +121,19 @@ class Real:
         self.ports = {name: free_port() for name in ("", "retrieval-", "ranking-", "redis-")}
         self.log = folder / "stack.log"
         self.url = f"http://127.0.0.1:{self.ports['']}"
-        words = ["stack", "--env-file", str(compose.environment(folder))]
+        self.env_file = compose.environment(folder)
+        words = ["stack", "--env-file", str(self.env_file)]
         words += [f"--{name}port={port}" for name, port in self.ports.items()]
         with self.log.open("wb") as log:
             command = [sys.executable, "-m", "services.cli", *words]
             self.process = subprocess.Popen(command, cwd=compose.ROOT, stdout=log, stderr=log)
 
-    def wait_ready(self) -> float:
-        """The seconds since what makes the artifacts was done."""
+    def wait_ready(self) -> None:
         until = time.monotonic() + READY_S
         while "stack     | ready" not in self.log.read_text():
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < until, self.log.read_text()
             time.sleep(0.1)
-        return float(re.findall(r"ready after ([\d.]+) s", self.log.read_text())[0])
 
     def recommend(self) -> dict[str, Any]:
         """Somebody new, so that no cache answers: that of the stack before this one is still in Redis."""
@@ -193,6 +193,19 @@ def test_the_stack_answers_and_what_is_killed_comes_back(real: Real) -> None:
         while real.children().get(name, pid) == pid or not real.whole():
             assert time.monotonic() < until, f"{name} is not back: {real.log.read_text()}"
             time.sleep(0.2)
+
+
+@pytest.mark.real
+@pytest.mark.timeout(900)
+def test_every_metric_of_dashboard_and_rules_is_exposed_by_the_running_stack(real: Real) -> None:
+    real.wait_ready()
+    token = {"Authorization": f"Bearer {settings(real.env_file)['TANDEM_METRICS_TOKEN']}"}
+    found = set()
+    for name in ("", "retrieval-", "ranking-"):
+        page = httpx.get(f"http://127.0.0.1:{real.ports[name]}/metrics", headers=token)
+        assert page.status_code == 200, page.text
+        found |= exposed(page.text)
+    assert queried() <= found
 
 
 @pytest.mark.real
