@@ -122,10 +122,15 @@ def kernels() -> Kernels | None:
         return None
     sets = TILES if torch.cpu._is_amx_tile_supported() else VECTORS
     try:
-        library = ctypes.CDLL(str(compiled(Path(where) if where else cache_folder() / "kernels", sets)))
+        return opened(Path(where) if where else cache_folder() / "kernels", sets)
     except (OSError, subprocess.SubprocessError) as error:
         log.warning("no kernels of our own, torch's operators instead: %s", error)
         return None
+
+
+def opened(folder: Path, sets: Sequence[str]) -> Kernels | None:
+    """None where the kernel of the system keeps the tiles from this process. Raises as `compiled` does."""
+    library = ctypes.CDLL(str(compiled(folder, sets)))
     return Kernels(library) if library.prepare() == 0 else None
 
 

@@ -19,12 +19,17 @@ ROUNDING = 2.0**-7
 """Of bfloat16, twice."""
 
 
-@pytest.fixture
-def ours() -> Kernels:
-    found = kernels()
-    if found is None:
+@pytest.fixture(params=["tiles", "vectors"])
+def ours(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kernels:
+    """Both kinds where the processor has both: the second is what AMD runs."""
+    if kernels() is None:
         pytest.skip("this machine has no compiler, or no AVX-512 BF16")
-    return found
+    if request.param == "tiles" and not torch.cpu._is_amx_tile_supported():
+        pytest.skip("this processor has no AMX")
+    sets = {"tiles": native.TILES, "vectors": native.VECTORS}[request.param]
+    made = native.opened(tmp_path_factory.getbasetemp() / "kernels", sets)
+    assert made is not None
+    return made
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -152,6 +157,7 @@ def test_the_forward_is_the_same_with_and_without(ours: Kernels, monkeypatch: py
     exact = llama()
     rounded = copy.deepcopy(exact).to(torch.bfloat16)
     expected, _ = run(exact)
+    monkeypatch.setattr(lean, "kernels", lambda: ours)
     found, made = run(rounded)
     assert made.native is not None
     monkeypatch.setattr(lean, "kernels", lambda: None)
