@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ranker.engines.protocol import Engine
-from ranker.prompt import PromptBuilder, ranks_of
+from ranker.prompt import PromptBuilder
+from ranker.verbalizer import letters
 from shared.data.split import Case
 from shared.history import History
 from shared.progress import progress
@@ -91,7 +92,7 @@ def score(
     only_found: users whose truth is not among the candidates count 0 whatever the order, so they are left
     out (logits 0, mass nan), which spares two thirds of the forwards.
     """
-    users, width = asked.items_UC.shape
+    users = len(asked.items_UC)
     logits_UC = np.where(asked.items_UC > 0, 0.0, -np.inf)
     mass_U = np.full(users, np.nan)
     rows = np.flatnonzero(asked.truth_U >= 0) if only_found else np.arange(users)
@@ -99,17 +100,14 @@ def score(
         for start in range(0, len(rows), CHUNK):
             chunk = rows[start : start + CHUNK]
             real = [asked.items_UC[u] > 0 for u in chunk]
-            prompts = [
-                builder.build(
-                    asked.histories[u].tolist(),
-                    asked.items_UC[u][here].tolist(),
-                    ranks_of(asked.scores_UC[u][here].tolist()),
-                )
-                for u, here in zip(chunk, real, strict=True)
-            ]
-            scores = engine.label_logits(prompts, builder.labels[:width])
-            for u, here, logits_K in zip(chunk, real, scores.logits_BK, strict=True):
-                logits_UC[u, here] = logits_K[: here.sum()]
-            mass_U[chunk] = scores.mass_B
+            told = letters(
+                engine,
+                builder,
+                [asked.histories[u].tolist() for u in chunk],
+                [asked.items_UC[u][here].tolist() for u, here in zip(chunk, real, strict=True)],
+                [asked.scores_UC[u][here].tolist() for u, here in zip(chunk, real, strict=True)],
+            )
+            for u, here, one in zip(chunk, real, told, strict=True):
+                logits_UC[u, here], mass_U[u] = one.logits_C, one.mass
             advance(len(chunk))
     return logits_UC, mass_U

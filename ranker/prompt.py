@@ -34,6 +34,8 @@ class Template:
     """How the label's text looks right after the cue."""
     rank_mark: str = ""
     """Follows a candidate's title and tells its place in the retriever's order, from 1."""
+    asks: bool = False
+    """The candidates come first, and behind them each title of the history asks for a letter of its own."""
 
 
 PAPER = Template(
@@ -68,7 +70,13 @@ RANKED = replace(COMPACT, rank_mark=" #{rank}")
 """The compact format, and the language model also reads where the retriever put each candidate. The place is told in
 words, not by the order of the list, so that candidates can be shuffled and letters stay free of meaning."""
 
-TEMPLATES = {"paper": PAPER, "compact": COMPACT, "ranked": RANKED}
+ASKED = replace(COMPACT, asks=True)
+"""The candidates, and for each title of the history one question in the words of the copy task: which of them goes with
+this one? The questions do not see one another, so they are branches of one prompt and cost one forward; a candidate's
+probability is the mean over the questions. It gives a small backbone as many targets a prompt as there are questions,
+and the task it is asked to learn is the one it has learnt first (docs/log.md)."""
+
+TEMPLATES = {"paper": PAPER, "compact": COMPACT, "ranked": RANKED, "asked": ASKED}
 
 
 def neutral(title: str) -> str:
@@ -117,6 +125,7 @@ class PromptBuilder:
         ranks: each candidate's place in the retriever's order, from 1; the order of the list where absent.
         Past max_tokens the oldest history goes first; the candidates and the cue always stay.
         """
+        assert not self.template.asks, "such a template has several prompts"
         tail = self._pool(candidates, ranks) + self.cue
         kept = list(history[-self.max_history :]) if self.max_history else []
         while True:
@@ -127,6 +136,33 @@ class PromptBuilder:
                 return self.head + lines + tail
             kept = kept[1:]
 
+    def prompts(
+        self, history: Sequence[int], candidates: Sequence[int], ranks: Sequence[int] | None = None
+    ) -> list[list[int]]:
+        """One, or where the template asks one for each of the last titles of the history, oldest first, all with the
+        same beginning."""
+        if not self.template.asks:
+            return [self.build(history, candidates, ranks)]
+        head = self.listed(candidates)
+        room = max(1, self.max_tokens - len(head))
+        questions = [self.question(item) for item in history[-self.max_history :]] if self.max_history else []
+        while questions and sum(map(len, questions)) > room:
+            questions = questions[1:]
+        return [head + question for question in questions or [self.cue]]
+
+    def listed(self, candidates: Sequence[int]) -> list[int]:
+        """What the questions stand behind."""
+        return self.begin + self._pool(candidates, None)
+
+    def question(self, item: int) -> list[int]:
+        before, after = self.ask
+        return before + self.titles[item] + after
+
+    def tokens(self, history: Sequence[int], candidates: Sequence[int]) -> int:
+        """Of all prompts together, what they have in common once."""
+        first, *others = self.prompts(history, candidates)
+        return len(first) + sum(len(other) - len(self.listed(candidates)) for other in others)
+
     def candidate_ends(self, length: int, candidates: Sequence[int], ranks: Sequence[int] | None = None) -> list[int]:
         """In a prompt of `length` tokens by `build`: where each candidate's line ends, all of it read."""
         sizes = [len(line) for line in self._lines(candidates, ranks)]
@@ -135,8 +171,7 @@ class PromptBuilder:
 
     def build_binding(self, asked: int, candidates: Sequence[int]) -> list[int]:
         """The copy task of the warm-up: no history, and the cue asks for the label of `asked`."""
-        before, after = self.ask
-        return self.begin + self._pool(candidates, None) + before + self.titles[asked] + after
+        return self.listed(candidates) + self.question(asked)
 
     def _pool(self, candidates: Sequence[int], ranks: Sequence[int] | None) -> list[int]:
         return self.pool + [token for line in self._lines(candidates, ranks) for token in line]

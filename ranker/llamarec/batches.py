@@ -17,6 +17,8 @@ from shared.protocols import Retriever
 
 BLOCK = 256
 Stage = Literal["alike", "recommend"]
+COPIES = 3
+"""Questions for listed titles in each prompt of the second warm-up."""
 POOL = 30
 """How deep the retriever is asked for hard negatives."""
 
@@ -30,6 +32,19 @@ class Example:
     """Shares of the labels, sum 1."""
     ends: list[int]
     """Where each candidate's line ends in the prompt; empty for the copy task."""
+    asks: Asks | None = None
+    """For a template that asks: the prompt is only what the questions stand behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asks:
+    """Of Q questions the first `own` are the history's, the others ask for titles that are listed. alike_QK: whose
+    titles each question's is like. alike: the share of that in the loss; the rest is the target's."""
+
+    questions: list[list[int]]
+    alike_QK: np.ndarray
+    own: int
+    alike: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +77,7 @@ def examples(
     if stage == "alike":
         before, draw = config.binding_prompts, 3
         config = replace(config, negatives="mixed", teacher=0.0, alike=1.0)
-    likeness = Likeness(builder.titles) if config.alike else None
+    likeness = Likeness(builder.titles)
     for start in range(first, len(chosen), BLOCK):
         block = chosen[start : start + BLOCK]
         histories = [History(tuple(sequences[p.user][: p.length].tolist())) for p in block]
@@ -80,12 +95,20 @@ def examples(
             candidates = rng.permutation(right + wrong).tolist()
             # What the retriever did not return comes behind all that it did.
             ranks = ranks_of([scores.get(i, -math.inf) for i in candidates])
+            share = config.teacher / (1 - config.alike) if config.alike < 1 else 0.0
+            target_K = _target(candidates, right, scores, share, config.candidates)
+            shown = list(history.items[-builder.max_history :])
+            if builder.template.asks:
+                copies = rng.choice(candidates, min(COPIES, len(candidates)), replace=False).tolist()
+                asked = [*shown, *copies] if stage == "alike" else shown
+                alike_QK = np.stack([_alike(likeness, [item], candidates, config) for item in asked])
+                asks = Asks([builder.question(item) for item in asked], alike_QK, len(shown), config.alike)
+                yield Example(before + i, builder.listed(candidates), target_K, [], asks)
+                continue
             prompt = builder.build(history.items, candidates, ranks)
             ends = builder.candidate_ends(len(prompt), candidates, ranks)
-            target_K = _target(candidates, right, scores, config)
-            if likeness:
-                alike_C = config.alike_sharpness * likeness.of(history.items[-builder.max_history :], candidates)
-                target_K = (1 - config.alike) * target_K + config.alike * _softmax(alike_C, config.candidates)
+            if config.alike:
+                target_K = (1 - config.alike) * target_K + config.alike * _alike(likeness, shown, candidates, config)
             yield Example(before + i, prompt, target_K, ends)
 
 
@@ -97,6 +120,10 @@ def binding_examples(builder: PromptBuilder, items: int, config: LlamaRecConfig,
         candidates = (rng.choice(items, size=listed, replace=False) + 1).tolist()
         place = int(rng.integers(listed))
         target_K = np.eye(config.candidates, dtype=np.float32)[place]
+        if builder.template.asks:
+            asks = Asks([builder.question(candidates[place])], target_K[None], 1, 1.0)
+            yield Example(i, builder.listed(candidates), target_K, [], asks)
+            continue
         yield Example(i, builder.build_binding(candidates[place], candidates), target_K, [])
 
 
@@ -125,17 +152,20 @@ def _negatives(
     return taken
 
 
-def _target(candidates: list[int], right: list[int], scores: dict[int, float], config: LlamaRecConfig) -> np.ndarray:
-    """Of the truth and the retriever; shares that sum to 1."""
+def _target(candidates: list[int], right: list[int], scores: dict[int, float], share: float, width: int) -> np.ndarray:
+    """Of the truth and, with that share, the retriever; shares that sum to 1."""
     truth_K = np.array([i in right for i in candidates], dtype=np.float32)
-    truth_K = np.pad(truth_K / truth_K.sum(), (0, config.candidates - len(candidates)))
-    share = config.teacher / (1 - config.alike) if config.alike < 1 else 0.0
+    truth_K = np.pad(truth_K / truth_K.sum(), (0, width - len(candidates)))
     if share == 0:
         return truth_K
     # An item below the retriever's POOL gets the lowest score that it gave.
     floor = min(scores.values(), default=0.0)
     teacher_C = np.array([scores.get(i, floor) for i in candidates], dtype=np.float32)
-    return (1 - share) * truth_K + share * _softmax(teacher_C, config.candidates)
+    return (1 - share) * truth_K + share * _softmax(teacher_C, width)
+
+
+def _alike(likeness: Likeness, items: list[int], candidates: list[int], config: LlamaRecConfig) -> np.ndarray:
+    return _softmax(config.alike_sharpness * likeness.of(items, candidates), config.candidates)
 
 
 def _softmax(scores_C: np.ndarray, width: int) -> np.ndarray:

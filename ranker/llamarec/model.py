@@ -5,8 +5,9 @@ Shapes:  B prompts  D hidden width  V vocabulary  K labels
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -25,7 +26,7 @@ class LlamaRecConfig:
     layers: int = 0
     """Keep only the backbone's first layers; 0 keeps all."""
     quantization: Quantization = "none"
-    template: Literal["paper", "compact", "ranked"] = "compact"
+    template: Literal["paper", "compact", "ranked", "asked"] = "compact"
     candidates: int = 20
     history: int = 20
     """Items of history in the prompt."""
@@ -46,7 +47,8 @@ class LlamaRecConfig:
     teacher: float = 0.0
     """Share of the target that is the retriever's softmax over the candidates instead of the truth."""
     alike: float = 0.0
-    """Share of the target that tells how much each candidate's title has in common with those of the history."""
+    """Share of the target that tells how much each candidate's title has in common with those of the history; with the
+    template `asked`, with that of each question."""
     alike_sharpness: float = 8.0
     """That part is a softmax over so many times the cosine of their tokens."""
     loss: Literal["vocabulary", "labels"] = "vocabulary"
@@ -58,7 +60,8 @@ class LlamaRecConfig:
     binding_prompts: int = 0
     """Prompts of the copy task before the first recommendation prompt."""
     alike_prompts: int = 0
-    """Prompts of a second warm-up, whose target is the likeness of titles alone; half of the candidates are drawn."""
+    """Prompts of a second warm-up, whose target is the likeness of titles alone; half of the candidates are drawn, and
+    with the template `asked` some questions ask for titles that are listed."""
     begin: str = ""
     """The folder of a trained LlamaRec with the same LoRA, whose weights are the start."""
     prompts: int = 0
@@ -122,22 +125,30 @@ def demo() -> LlamaRecConfig:
 
 
 def titles() -> LlamaRecConfig:
-    """For catalogues whose titles say what an item is (products rather than films), an hour on one CPU core: first
-    letters, then likeness of titles, then recommendation with likeness as half of the target."""
-    return replace(
-        demo(),
-        template="compact",
+    """For catalogues whose titles say what an item is (products rather than films), forty minutes of one CPU core: a
+    question for each title of the history, first for likeness alone, then for what came next."""
+    return LlamaRecConfig(
+        layers=24,
+        template="asked",
+        history=6,
         title_tokens=10,
-        max_tokens=384,
+        max_tokens=512,
+        lora_rank=6,
+        lora_alpha=24,
+        lora_first_layer=8,
+        lora_dropout=0.0,
+        lora_targets=LINEAR_LAYERS,
+        negatives="retrieved",
         targets=3,
-        teacher=0.0,
-        alike=0.5,
-        alike_prompts=2_000,
-        loss="labels",
-        prompts=2_000,
-        learning_rate=5e-4,
-        validate_every=1_000,
-        validation_users=1_500,
+        alike=0.3,
+        alike_sharpness=16.0,
+        alike_prompts=700,
+        prompts=1_500,
+        batch=8,
+        learning_rate=1e-3,
+        warmup=20,
+        validate_every=500,
+        validation_users=1_000,
         blend_users=5_000,
     )
 
@@ -182,19 +193,30 @@ def configure(recipe: str, overrides: dict[str, str]) -> LlamaRecConfig:
     return config
 
 
-def verbalizer_loss(
-    hidden_BD: Tensor, head_VD: Tensor, labels_K: Tensor, target_BK: Tensor, over: Literal["vocabulary", "labels"]
-) -> Tensor:
+Over = Literal["vocabulary", "labels"]
+
+
+def verbalizer_loss(hidden_BD: Tensor, head_VD: Tensor, labels_K: Tensor, target_BK: Tensor, over: Over) -> Tensor:
     """Mean cross-entropy of the target shares against the labels' probabilities (equation 5 with one hot target).
 
     target_BK sums to 1 per row. With one right label it is the paper's next-token loss on the letter.
     """
+    return -(log_labels(hidden_BD, head_VD, labels_K, over) * target_BK).sum(-1).mean()
+
+
+def log_labels(hidden_BD: Tensor, head_VD: Tensor, labels_K: Tensor, over: Over) -> Tensor:
+    """Log probabilities of the labels, B x K, among the whole vocabulary or among themselves."""
     labels_BK = F.linear(hidden_BD, head_VD[labels_K]).float()
-    if over == "labels":
-        normal_B = torch.logsumexp(labels_BK, dim=-1)
-    else:
-        normal_B = torch.logsumexp(F.linear(hidden_BD, head_VD).float(), dim=-1)
-    return ((normal_B[:, None] - labels_BK) * target_BK).sum(-1).mean()
+    everything_BV = labels_BK if over == "labels" else F.linear(hidden_BD, head_VD).float()
+    return labels_BK - torch.logsumexp(everything_BV, dim=-1, keepdim=True)
+
+
+def asked_loss(log_QK: Tensor, target_K: Tensor, alike_QK: Tensor, own: int, alike: float) -> Tensor:
+    """Of one prompt's questions: cross-entropy of the target against the mean of the first `own` ones' probabilities,
+    and with the share `alike` each question's against the likeness of its title."""
+    mixed_K = torch.logsumexp(log_QK[:own], dim=0) - math.log(own)
+    truth, likeness = -(mixed_K * target_K).sum(), -(log_QK * alike_QK).sum(-1).mean()
+    return (1 - alike) * truth + alike * likeness
 
 
 def probe_loss(ends_BKD: Tensor, probe_D: Tensor, target_BK: Tensor) -> Tensor:

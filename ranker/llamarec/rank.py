@@ -1,4 +1,4 @@
-"""LlamaRec as it serves: one prompt a user, one forward, the letters' logits blended with the retriever's scores."""
+"""LlamaRec as it serves: a prompt, or branches of one, in one forward; its letters blended with retrieval's scores."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 
 from ranker.blend import blend, log_softmax, order
 from ranker.engines.protocol import Engine
-from ranker.engines.told import in_common
-from ranker.prompt import PromptBuilder, ranks_of
+from ranker.prompt import PromptBuilder
+from ranker.verbalizer import letters
 from shared.candidate import Candidate, Ranking
 from shared.errors import BadInput
 from shared.history import History
@@ -26,22 +26,24 @@ class LlamaRecRanker:
         longest = max((len(listed) for listed in candidates), default=0)
         if longest > self.max_candidates:
             raise BadInput(f"{longest} candidates, and this ranker has {self.max_candidates} labels. Send fewer.")
-        prompts = [
-            self.builder.build(history.items, [c.item for c in listed], ranks_of([c.score for c in listed]))
-            for history, listed in zip(histories, candidates, strict=True)
-        ]
         asked = [row for row, listed in enumerate(candidates) if listed]
-        if not asked:
-            return [Ranking(())] * len(candidates)
-        keep = [in_common(prompts[row], self.builder.build(histories[row].items, [])) for row in asked]
-        scores = self.engine.label_logits([prompts[row] for row in asked], self.builder.labels, keep=keep)
         answers = [Ranking(())] * len(candidates)
-        for row, logits_K, mass in zip(asked, scores.logits_BK, scores.mass_B, strict=True):
-            answers[row] = self._ranking(candidates[row], logits_K[: len(candidates[row])], float(mass))
+        if not asked:
+            return answers
+        told = letters(
+            self.engine,
+            self.builder,
+            [histories[row].items for row in asked],
+            [[candidate.item for candidate in candidates[row]] for row in asked],
+            [[candidate.score for candidate in candidates[row]] for row in asked],
+            keep=True,
+        )
+        for row, one in zip(asked, told, strict=True):
+            answers[row] = self._ranking(candidates[row], one.logits_C, one.mass)
         return answers
 
     def tokens(self, history: History, candidates: Sequence[Candidate]) -> int:
-        return len(self.builder.build(history.items, [candidate.item for candidate in candidates]))
+        return self.builder.tokens(history.items, [candidate.item for candidate in candidates])
 
     def reused(self) -> Reused:
         return self.engine.reused() if isinstance(self.engine, TellsReuse) else Reused()

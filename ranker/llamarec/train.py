@@ -37,7 +37,8 @@ from ranker.fit import (
     short_prompts,
 )
 from ranker.llamarec.batches import Example, Prefix, binding_examples, examples, prefixes
-from ranker.llamarec.model import LlamaRecConfig, probe_loss, verbalizer_loss
+from ranker.llamarec.model import LlamaRecConfig, asked_loss, log_labels, probe_loss, verbalizer_loss
+from ranker.packed import Group, branch_ends, pack
 from ranker.prompt import PromptBuilder
 from shared import metrics
 from shared.artifact import Manifest, open_artifact, package_versions, seal, writing
@@ -144,6 +145,9 @@ def _losses(
     config: LlamaRecConfig,
 ) -> tuple[Tensor, float]:
     """What is minimised, and the verbalizer's share of it."""
+    if batch[0].asks:
+        loss = _asked(base, labels_K, batch, config)
+        return loss, loss.item()
     ids_BT, lengths_B = pad_right([e.prompt for e in batch])
     states = base.model.model(input_ids=ids_BT.to(base.device), output_hidden_states=config.probe > 0)
     rows_B = torch.arange(len(batch))
@@ -158,6 +162,27 @@ def _losses(
         ends_BKD = middle_BTD[torch.tensor(listed)[:, None], ends_BK]
         loss = loss + config.probe * probe_loss(ends_BKD, probe_D, target_BK[listed])
     return loss, letters
+
+
+def _asked(base: Backbone, labels_K: Tensor, batch: list[Example], config: LlamaRecConfig) -> Tensor:
+    """All questions of a prompt as branches of one sequence."""
+    told = [(e, e.asks) for e in batch if e.asks]
+    groups = [Group(e.prompt, asks.questions) for e, asks in told]
+    packed = pack(groups).to(base.device)
+    # Added to the scores: plain attention takes no mask of booleans.
+    hidden_B1TT = torch.zeros_like(packed.mask_B1TT, dtype=base.dtype)
+    hidden_B1TT.masked_fill_(~packed.mask_B1TT, torch.finfo(base.dtype).min)
+    states_BTD = base.model.model(
+        input_ids=packed.ids_BT, position_ids=packed.positions_BT, attention_mask=hidden_B1TT
+    ).last_hidden_state
+    rows_Q = [row for row, group in enumerate(groups) for _ in group.branches]
+    ends_Q = [end for group in groups for end in branch_ends(group)]
+    log_QK = log_labels(states_BTD[rows_Q, ends_Q], base.model.lm_head.weight, labels_K, config.loss)
+    losses = []
+    for (e, asks), own_QK in zip(told, log_QK.split([len(asks.questions) for _, asks in told]), strict=True):
+        target_K, alike_QK = (torch.from_numpy(x).to(own_QK) for x in (e.target_K, asks.alike_QK))
+        losses.append(asked_loss(own_QK, target_K, alike_QK, asks.own, asks.alike))
+    return torch.stack(losses).mean()
 
 
 def _choose(sequences: Sequence[np.ndarray], wanted: int, seed: tuple[int, int]) -> list[Prefix]:
@@ -244,7 +269,8 @@ _FACTS = ("prompts", "position", "stale", "best", "best_prompts", "loss", "secon
 
 def _golden(engine: LocalEngine, builder: PromptBuilder, questions: Questions) -> dict[str, list[Any]]:
     """One prompt and its label logits, which every later load must reproduce."""
-    prompt = builder.build(questions.histories[0].tolist(), questions.items_UC[0][questions.items_UC[0] > 0].tolist())
+    listed = questions.items_UC[0][questions.items_UC[0] > 0].tolist()
+    prompt = builder.prompts(questions.histories[0].tolist(), listed)[-1]
     scores = engine.label_logits([prompt], builder.labels)
     return {"prompt": prompt, "logits": [round(float(x), 4) for x in scores.logits_BK[0]]}
 

@@ -14,11 +14,14 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from ranker.backbone import Backbone
+from ranker.blend import log_softmax
+from ranker.engines.local import LocalEngine
 from ranker.evaluate import Questions
 from ranker.llamarec.batches import examples, prefixes
 from ranker.llamarec.likeness import Likeness, opinion
-from ranker.llamarec.model import LlamaRecConfig
+from ranker.llamarec.model import LlamaRecConfig, asked_loss
 from ranker.prompt import PromptBuilder
+from ranker.verbalizer import letters
 from shared.errors import BadArtifact, BadInput
 from tests.ranker import tiny
 
@@ -91,3 +94,74 @@ def test_a_beginning_that_does_not_fit_is_refused(artifact: Path, bpe_folder: Pa
         tiny.trained(tmp_path / "out", bpe_folder, begin=str(artifact), lora_rank=2)
     with pytest.raises(BadArtifact):
         tiny.trained(tmp_path / "out", bpe_folder, begin=str(tmp_path / "nothing"))
+
+
+def test_questions_stand_behind_the_same_list_and_ask_for_one_title_each(bpe: Backbone) -> None:
+    asked = PromptBuilder(bpe.tokenizer, tiny.catalog(ITEMS), "asked", max_history=2)
+    plain = PromptBuilder(bpe.tokenizer, tiny.catalog(ITEMS), "compact", max_history=2)
+    first, second = asked.prompts([9, 5, 7], [1, 2, 3])
+    assert first == plain.build_binding(5, [1, 2, 3])
+    assert second == plain.build_binding(7, [1, 2, 3])
+    [nobody] = asked.prompts([], [1, 2, 3])
+    assert nobody == asked.listed([1, 2, 3]) + asked.cue
+    assert plain.prompts([9, 5, 7], [1, 2]) == [plain.build([9, 5, 7], [1, 2])]
+    assert asked.tokens([5, 7], [1, 2, 3]) == len(first) + len(second) - len(asked.listed([1, 2, 3]))
+
+
+def test_questions_that_do_not_fit_are_left_out_oldest_first(bpe: Backbone) -> None:
+    free = PromptBuilder(bpe.tokenizer, tiny.catalog(ITEMS), "asked", max_history=5)
+    room = len(free.listed([1, 2])) + len(free.question(8)) + len(free.question(9))
+    tight = PromptBuilder(bpe.tokenizer, tiny.catalog(ITEMS), "asked", max_history=5, max_tokens=room)
+    assert tight.prompts([7, 8, 9], [1, 2]) == free.prompts([8, 9], [1, 2])
+
+
+def test_the_loss_of_questions_is_the_papers_for_one_and_a_mean_of_probabilities_for_several() -> None:
+    """Against a plain loop in float64."""
+    torch.manual_seed(0)
+    log_QK = torch.log_softmax(torch.randn(4, 5, dtype=torch.float64), -1)
+    target_K, alike_QK = torch.softmax(torch.randn(5).double(), 0), torch.softmax(torch.randn(4, 5).double(), -1)
+    own, share = 3, 0.3
+    truth = -sum(float(target_K[k]) * math.log(sum(math.exp(log_QK[q, k]) for q in range(own)) / own) for k in range(5))
+    alike = -sum(float(alike_QK[q, k] * log_QK[q, k]) for q in range(4) for k in range(5)) / 4
+    assert float(asked_loss(log_QK, target_K, alike_QK, own, share)) == pytest.approx(0.7 * truth + 0.3 * alike)
+    one = asked_loss(log_QK[:1], target_K, alike_QK[:1], 1, 0.0)
+    assert float(one) == pytest.approx(-float((target_K * log_QK[0]).sum()))
+
+
+def test_a_users_letters_are_the_mean_of_his_questions(bpe: Backbone) -> None:
+    builder = PromptBuilder(bpe.tokenizer, tiny.catalog(ITEMS), "asked", max_history=3)
+    engine, listed = LocalEngine(bpe), list(range(10, 30))
+    histories = [[1, 2, 3], [4], []]
+    found = letters(engine, builder, histories, [listed] * 3, [[0.0] * 20] * 3)
+    for history, one in zip(histories, found, strict=True):
+        alone = [engine.label_logits([prompt], builder.labels) for prompt in builder.prompts(history, listed)]
+        chances = np.mean([np.exp(log_softmax(scores.logits_BK[0].astype(float))) for scores in alone], axis=0)
+        np.testing.assert_allclose(np.exp(log_softmax(one.logits_C.astype(float))), chances, atol=1e-4)
+        assert one.mass == pytest.approx(np.mean([scores.mass_B[0] for scores in alone]), abs=1e-4)
+
+
+def test_questions_teach_titles_that_are_alike_faster_than_one_letter_a_prompt(
+    bpe_folder: Path, tmp_path: Path
+) -> None:
+    """Both see the same number of prompts of the second warm-up; the loss over what cannot be undercut is compared."""
+    eight_titles = tiny.prepared([list(range(1, 9))] * 8, tiny.of(*tiny.WORDS))
+    same = {
+        "candidates": 3,
+        "probe": 0.0,
+        "lora_rank": 16,
+        "lora_alpha": 32,
+        "lora_dropout": 0.0,
+        "loss": "labels",
+        "binding_prompts": 0,
+        "alike_prompts": 1600,
+        "alike_sharpness": 16.0,
+        "prompts": 32,
+        "batch": 32,
+        "warmup": 10,
+    }
+    made = {
+        template: tiny.trained(tmp_path / template, bpe_folder, data=eight_titles, template=template, **same)
+        for template in ("asked", "compact")
+    }
+    loss = {template: manifest.metrics["curve"][0][2] for template, manifest in made.items()}
+    assert loss["asked"] < loss["compact"] - 0.05

@@ -91,9 +91,9 @@ class PowerCut(BaseException):
 
 def cut(monkeypatch: pytest.MonkeyPatch, out: Path, folder: Path, steps: int, **options: Any) -> None:
     """Trains, and dies in the step after `steps`."""
-    real, left = training.verbalizer_loss, steps
+    real, left = training._losses, steps
 
-    def failing(*arguments: Any) -> Tensor:
+    def failing(*arguments: Any) -> tuple[Tensor, float]:
         nonlocal left
         if left == 0:
             raise PowerCut
@@ -101,13 +101,21 @@ def cut(monkeypatch: pytest.MonkeyPatch, out: Path, folder: Path, steps: int, **
         return real(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "verbalizer_loss", failing)
+        patch.setattr(training, "_losses", failing)
         with pytest.raises(PowerCut):
             tiny.trained(out, folder, **options)
 
 
 @pytest.mark.parametrize("steps", [2, 5, 8])
-@pytest.mark.parametrize("kind", [{"negatives": "mixed"}, {"negatives": "retrieved", "candidates": 5}], ids=str)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {"negatives": "mixed"},
+        {"negatives": "retrieved", "candidates": 5},
+        {"template": "asked", "alike": 0.5, "alike_prompts": 16},
+    ],
+    ids=str,
+)
 def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(
     bpe_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, kind: dict[str, Any]
 ) -> None:
