@@ -9,7 +9,7 @@ import numpy as np
 from ranker.blend import blend, log_softmax, order
 from ranker.engines.protocol import Engine
 from ranker.prompt import PromptBuilder
-from ranker.verbalizer import letters
+from ranker.verbalizer import Letters, letters
 from shared.candidate import Candidate, Ranking
 from shared.errors import BadInput
 from shared.history import History
@@ -26,21 +26,19 @@ class LlamaRecRanker:
         longest = max((len(listed) for listed in candidates), default=0)
         if longest > self.max_candidates:
             raise BadInput(f"{longest} candidates, and this ranker has {self.max_candidates} labels. Send fewer.")
-        asked = [row for row, listed in enumerate(candidates) if listed]
-        answers = [Ranking(())] * len(candidates)
+        asked = [pair for pair in zip(histories, candidates, strict=True) if pair[1]]
         if not asked:
-            return answers
+            return [Ranking(())] * len(candidates)
         told = letters(
             self.engine,
             self.builder,
-            [histories[row].items for row in asked],
-            [[candidate.item for candidate in candidates[row]] for row in asked],
-            [[candidate.score for candidate in candidates[row]] for row in asked],
+            [history.items for history, _ in asked],
+            [[candidate.item for candidate in listed] for _, listed in asked],
+            [[candidate.score for candidate in listed] for _, listed in asked],
             keep=True,
         )
-        for row, one in zip(asked, told, strict=True):
-            answers[row] = self._ranking(candidates[row], one.logits_C, one.mass)
-        return answers
+        found = iter(told)
+        return [self._ranking(listed, next(found)) if listed else Ranking(()) for listed in candidates]
 
     def tokens(self, history: History, candidates: Sequence[Candidate]) -> int:
         return self.builder.tokens(history.items, [candidate.item for candidate in candidates])
@@ -48,9 +46,9 @@ class LlamaRecRanker:
     def reused(self) -> Reused:
         return self.engine.reused() if isinstance(self.engine, TellsReuse) else Reused()
 
-    def _ranking(self, listed: Sequence[Candidate], logits_C: np.ndarray, mass: float) -> Ranking:
+    def _ranking(self, listed: Sequence[Candidate], told: Letters) -> Ranking:
         retrieval_C = np.array([c.score for c in listed])
-        blended_C = blend(retrieval_C, logits_C, self.weight)
-        log_C = log_softmax(logits_C)
+        blended_C = blend(retrieval_C, told.logits_C, self.weight)
+        log_C = log_softmax(told.logits_C)
         best = tuple(Candidate(listed[place].item, float(blended_C[place])) for place in order(blended_C))
-        return Ranking(best, mass, float(-(np.exp(log_C) * log_C).sum()))
+        return Ranking(best, told.mass, float(-(np.exp(log_C) * log_C).sum()))

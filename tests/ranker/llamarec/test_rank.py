@@ -24,8 +24,8 @@ HISTORY = History((1, 2, 3))
 TEN = [Candidate(item, float(30 - item)) for item in range(11, 21)]
 
 
-def make(base: Backbone, weight: float, candidates: int = 20) -> LlamaRecRanker:
-    builder = PromptBuilder(base.tokenizer, tiny.catalog(ITEMS), "compact", max_history=5)
+def make(base: Backbone, weight: float, candidates: int = 20, template: str = "compact") -> LlamaRecRanker:
+    builder = PromptBuilder(base.tokenizer, tiny.catalog(ITEMS), template, max_history=5)
     return LlamaRecRanker(LocalEngine(base), builder, candidates, weight)
 
 
@@ -59,6 +59,16 @@ class TestOnSentencePiece(RankerContract):
     @pytest.fixture
     def ranker(self, sentencepiece: Backbone) -> Ranker:
         return make(sentencepiece, 0.4)
+
+
+class TestAsked(RankerContract):
+    """A question for each title of the history."""
+
+    items = ITEMS
+
+    @pytest.fixture
+    def ranker(self, bpe: Backbone) -> Ranker:
+        return make(bpe, 0.4, template="asked")
 
 
 def order(ranking: Ranking) -> list[int]:
