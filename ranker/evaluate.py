@@ -54,6 +54,11 @@ class Questions:
         return Questions(self.histories, items_UC, scores_UC, truth_U, self.user_ids)
 
 
+def spread(everyone: list[Case], wanted: int) -> list[Case]:
+    """Evenly spaced, at least as many as wanted; 0 is all."""
+    return everyone[:: max(1, len(everyone) // wanted)] if wanted else everyone
+
+
 def ask(retriever: Retriever, cases: Sequence[Case], candidates: int, users: Sequence[str] = ()) -> Questions:
     """The retriever's best per case, the whole history excluded as in serving (a repeated truth stays possible).
 
@@ -87,7 +92,7 @@ def questions(
 def score(
     engine: Engine, builder: PromptBuilder, asked: Questions, what: str | None, only_found: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Label logits U x C (-inf for a missing candidate) and label mass U.
+    """Label logits U x C (-inf for a missing candidate) and label mass U, of all of the builder's labels.
 
     only_found: users whose truth is not among the candidates count 0 whatever the order, so they are left
     out (logits 0, mass nan), which spares two thirds of the forwards.

@@ -60,10 +60,14 @@ def add_lora(
     return wrapped
 
 
-def short_prompts(model: Any) -> None:
-    """On a CPU, plain products for attention: torch's flash attention works on blocks of 512 keys there, and took a
-    fourth of a training step over prompts of 300 tokens (docs/log.md)."""
-    if next(model.parameters()).device.type == "cpu":
+SHORT = 512
+"""Tokens up to which plain products are the faster attention on a CPU, and what they keep is no burden."""
+
+
+def plain_attention(model: Any, longest: int) -> None:
+    """For the training of short prompts on a CPU: torch's flash attention works on blocks of 512 keys there, and took a
+    fourth of a step over prompts of 300 tokens (docs/log.md)."""
+    if longest <= SHORT and next(model.parameters()).device.type == "cpu":
         model.set_attn_implementation("eager")
 
 

@@ -2,7 +2,7 @@
 
 The frame is tokenized once and titles apart from it, so no title can merge with the frame or close it: a newline,
 `(B)` or `### Response` in a title stays inside that title. Order: instruction, history, candidates, cue, so that a
-user's prompts share the longest possible prefix.
+user's prompts share the longest possible prefix; where each title of the history asks, the candidates stand before.
 """
 
 from __future__ import annotations
@@ -140,15 +140,19 @@ class PromptBuilder:
         self, history: Sequence[int], candidates: Sequence[int], ranks: Sequence[int] | None = None
     ) -> list[list[int]]:
         """One, or where the template asks one for each of the last titles of the history, oldest first, all with the
-        same beginning."""
+        same beginning; none for somebody without history."""
         if not self.template.asks:
             return [self.build(history, candidates, ranks)]
         head = self.listed(candidates)
-        room = max(1, self.max_tokens - len(head))
-        questions = [self.question(item) for item in history[-self.max_history :]] if self.max_history else []
-        while questions and sum(map(len, questions)) > room:
-            questions = questions[1:]
-        return [head + question for question in questions or [self.cue]]
+        return [head + self.question(item) for item in self.asked(history, candidates)]
+
+    def asked(self, history: Sequence[int], candidates: Sequence[int]) -> list[int]:
+        """The items that ask, oldest first: the last ones of the history, as many as max_tokens has room for."""
+        room = self.max_tokens - len(self.listed(candidates))
+        items = list(history[-self.max_history :]) if self.max_history else []
+        while items and sum(len(self.question(item)) for item in items) > room:
+            items = items[1:]
+        return items
 
     def listed(self, candidates: Sequence[int]) -> list[int]:
         """What the questions stand behind."""
@@ -160,8 +164,8 @@ class PromptBuilder:
 
     def tokens(self, history: Sequence[int], candidates: Sequence[int]) -> int:
         """Of all prompts together, what they have in common once."""
-        first, *others = self.prompts(history, candidates)
-        return len(first) + sum(len(other) - len(self.listed(candidates)) for other in others)
+        prompts, common = self.prompts(history, candidates), len(self.listed(candidates))
+        return sum(map(len, prompts)) - max(0, len(prompts) - 1) * common
 
     def candidate_ends(self, length: int, candidates: Sequence[int], ranks: Sequence[int] | None = None) -> list[int]:
         """In a prompt of `length` tokens by `build`: where each candidate's line ends, all of it read."""

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ranker.blend import blend, fit, log_softmax, truth_ranks
-from ranker.evaluate import CANDIDATES, Questions, ask, questions
+from ranker.evaluate import CANDIDATES, Questions, ask, questions, spread
 from ranker.llamarec.likeness import opinion
 from ranker.llamarec.rank import LlamaRecRanker
 from ranker.opinion import BlendedRanker
@@ -94,8 +94,8 @@ def alike(
     data: Prepared, retriever: LoadedRetriever, ranker: LlamaRecRanker, config: Mapping[str, Any], asked: Questions
 ) -> dict[str, np.ndarray]:
     """What a LlamaRec's teacher reaches without a language model: likeness of titles, its own blend fitted likewise."""
-    valid = ask(retriever.retriever, list(cases(data, "valid")), config["candidates"])
-    sharpness = config["alike_sharpness"]
+    heard = spread(list(cases(data, "valid")), config["blend_users"])
+    valid, sharpness = ask(retriever.retriever, heard, config["candidates"]), config["alike_sharpness"]
     fitted = fit(valid.scores_UC, opinion(valid, ranker.builder, sharpness), valid.truth_U, config["seed"])
     logits_UC = opinion(asked, ranker.builder, sharpness)
     return Reranked(asked, logits_UC, np.full(len(logits_UC), np.nan), fitted.weight, "titles").ranks
@@ -136,7 +136,7 @@ def report(
         rerankers = reranked.ranks
         answer["ranker"] = _artifact(ranker) | _opinion(reranked)
         if isinstance(ranker.ranker, LlamaRecRanker):
-            if ranker.manifest.config.get("alike"):
+            if ranker.manifest.config.get("alike") or ranker.manifest.config.get("alike_prompts"):
                 rerankers |= alike(data, retriever, ranker.ranker, ranker.manifest.config, reranked.asked)
             orders = order_sensitivity(ranker.ranker.engine, ranker.ranker.builder, reranked.asked, seed, order_users)
             answer["order_sensitivity"] = [asdict(order) for order in orders]

@@ -68,7 +68,8 @@ def draw_sweep(points: Mapping[float, Mapping[str, float]], path: Path) -> Path:
     figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
     for metric in next(iter(points.values())):
         axes.plot(list(points), [row[metric] for row in points.values()], marker="o", label=metric)
-    axes.set_xscale("log")
+    least = min((strength for strength in points if strength > 0), default=1.0)
+    axes.set_xscale("symlog", linthresh=least)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("lambda_c, the strength of the mutual regularisation")
     axes.legend(frameon=False)

@@ -236,7 +236,8 @@ typedef struct {
 } Part;
 
 /* 32 tokens of one head, part after part; row i sees the first `seen` + i keys, or of these the first `shared` and those
- * from starts[i] on. While the tiles score the next part, the vector units weigh this one. */
+ * from starts[i] on. Tiles, where there are any, score the next part while the vector units weigh this
+ * one. */
 static void block(const bf16 *q, long rows, const uint32_t *k, const uint32_t *v, bf16 *out, long out_stride, long seen,
                   long shared, const long *starts, long h, float scale, Room *room) {
     long all = seen + rows - 1, turn = 0;

@@ -120,9 +120,10 @@ def kernels() -> Kernels | None:
         return None
     if not torch.cpu._is_avx512_bf16_supported():
         return None
-    sets = TILES if torch.cpu._is_amx_tile_supported() else VECTORS
+    folder = Path(where) if where else cache_folder() / "kernels"
+    kinds = (TILES, VECTORS) if torch.cpu._is_amx_tile_supported() else (VECTORS,)
     try:
-        return opened(Path(where) if where else cache_folder() / "kernels", sets)
+        return next((made for sets in kinds if (made := opened(folder, sets))), None)
     except (OSError, subprocess.SubprocessError) as error:
         log.warning("no kernels of our own, torch's operators instead: %s", error)
         return None

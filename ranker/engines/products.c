@@ -56,7 +56,8 @@ static inline void write_row(const Block *block, long row) {
     }
 }
 
-/* 32 rows of x by one panel; meanwhile `before` is written, and `next` fetched. */
+/* 32 rows of x by one panel, of which the first `done` may be left out; meanwhile `before` is written, and `next`
+ * fetched. */
 #ifdef __AMX_BF16__
 
 static inline void compute(const bf16 *x, long stride, const bf16 *panel, long steps, float *sums, long done, int more,

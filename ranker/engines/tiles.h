@@ -2,6 +2,8 @@
 #pragma once
 #include "bf16.h"
 
+#define DEEP 18 /* times 32 of the width in, after which the next panel has its turn: what was read is still near */
+
 #ifdef __AMX_BF16__
 
 typedef struct {
@@ -14,17 +16,15 @@ static const Tiles TILES = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16
 
 #define take_tiles() _tile_loadconfig(&TILES)
 #define give_tiles() _tile_release()
-#define HIGH ROWS
+#define HIGH ROWS /* rows at once */
 #define GROUP 4 /* panels that one thread computes for the same rows: these stay in its first cache */
-#define DEEP 18 /* times 32 of the width in, after which the next panel has its turn: what was read still fits there */
 
 #else
 
 #define take_tiles()
 #define give_tiles()
-#define GROUP 3
-#define DEEP 18
-#define HIGH 8 /* rows at once: 16 sums are enough to hide the 6 cycles of each product */
+#define HIGH 8 /* 16 sums are enough to hide the 6 cycles of each product */
+#define GROUP 3 /* shares out more evenly, and these have no first cache to themselves */
 
 /* sums, rows `wide` apart, = a b, or with `more` += a b, from row `first`, of which HIGH is a divisor, to below `last`.
  * a: rows `stride` apart, 32 widths a step. b: two tiles a step, `second` apart, one step `step` after the other. */

@@ -68,20 +68,27 @@ def examples(
     config: LlamaRecConfig,
     first: int = 0,
     stage: Stage = "recommend",
+    likeness: Likeness | None = None,
 ) -> Iterator[Example]:
     """For chosen[first:], in order. Example i depends on the seed and i alone, so a resumed run goes on exactly.
 
-    The retriever is asked for a whole block at a time. stage alike: the second warm-up.
+    The retriever is asked for a whole block at a time. stage alike: the second warm-up. likeness: of the builder's
+    titles, where the target has a share of it; made here where it is missing.
     """
     before, draw = config.binding_prompts + config.alike_prompts, 1
     if stage == "alike":
         before, draw = config.binding_prompts, 3
         config = replace(config, negatives="mixed", teacher=0.0, alike=1.0)
-    likeness = Likeness(builder.titles)
+    if likeness is None:
+        likeness = Likeness(builder.titles if config.alike or builder.template.asks else [])
     for start in range(first, len(chosen), BLOCK):
         block = chosen[start : start + BLOCK]
         histories = [History(tuple(sequences[p.user][: p.length].tolist())) for p in block]
-        hard = retriever.retrieve(histories, POOL, [h.items for h in histories]) if _asks(config) else [[]] * len(block)
+        hard = (
+            retriever.retrieve(histories, POOL, [h.items for h in histories])
+            if _needs_retriever(config)
+            else [[]] * len(block)
+        )
         for i, (prefix, history, found) in enumerate(zip(block, histories, hard, strict=True), start=start):
             rng = np.random.default_rng((config.seed, draw, i))
             following = sequences[prefix.user][prefix.length : prefix.length + config.targets].tolist()
@@ -97,17 +104,18 @@ def examples(
             ranks = ranks_of([scores.get(i, -math.inf) for i in candidates])
             share = config.teacher / (1 - config.alike) if config.alike < 1 else 0.0
             target_K = _target(candidates, right, scores, share, config.candidates)
-            shown = list(history.items[-builder.max_history :])
             if builder.template.asks:
-                copies = rng.choice(candidates, min(COPIES, len(candidates)), replace=False).tolist()
-                asked = [*shown, *copies] if stage == "alike" else shown
-                alike_QK = np.stack([_alike(likeness, [item], candidates, config) for item in asked])
-                asks = Asks([builder.question(item) for item in asked], alike_QK, len(shown), config.alike)
+                own = builder.asked(history.items, candidates)
+                copies = rng.permutation(candidates)[:COPIES].tolist() if stage == "alike" else []
+                alike_QK = np.stack([_alike(likeness, [item], candidates, config) for item in [*own, *copies]])
+                questions = [builder.question(item) for item in [*own, *copies]]
+                asks = Asks(questions, alike_QK, len(own), config.alike)
                 yield Example(before + i, builder.listed(candidates), target_K, [], asks)
                 continue
             prompt = builder.build(history.items, candidates, ranks)
             ends = builder.candidate_ends(len(prompt), candidates, ranks)
             if config.alike:
+                shown = list(history.items[-builder.max_history :]) if builder.max_history else []
                 target_K = (1 - config.alike) * target_K + config.alike * _alike(likeness, shown, candidates, config)
             yield Example(before + i, prompt, target_K, ends)
 
@@ -127,7 +135,7 @@ def binding_examples(builder: PromptBuilder, items: int, config: LlamaRecConfig,
         yield Example(i, builder.build_binding(candidates[place], candidates), target_K, [])
 
 
-def _asks(config: LlamaRecConfig) -> bool:
+def _needs_retriever(config: LlamaRecConfig) -> bool:
     return config.negatives != "uniform" or config.teacher > 0 or config.template == "ranked"
 
 

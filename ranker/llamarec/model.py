@@ -63,7 +63,7 @@ class LlamaRecConfig:
     """Prompts of a second warm-up, whose target is the likeness of titles alone; half of the candidates are drawn, and
     with the template `asked` some questions ask for titles that are listed."""
     begin: str = ""
-    """The folder of a trained LlamaRec with the same LoRA, whose weights are the start."""
+    """The folder of a trained LlamaRec with the same backbone, layers and LoRA, whose weights are the start."""
     prompts: int = 0
     """Recommendation prompts; 0 is one epoch over every prefix of every training sequence."""
     batch: int = 16
@@ -171,6 +171,10 @@ def configure(recipe: str, overrides: dict[str, str]) -> LlamaRecConfig:
         raise BadInput(f"candidates={config.candidates}: there are 20 letters, so 2 to 20")
     if not 1 <= config.targets < config.candidates:
         raise BadInput(f"targets={config.targets}: 1 to {config.candidates - 1}, so that a wrong candidate is left")
+    if config.alike_sharpness <= 0:
+        raise BadInput(f"alike_sharpness={config.alike_sharpness}: above 0")
+    if config.template == "asked" and (config.history < 1 or config.probe):
+        raise BadInput("template=asked asks for the titles of the history, without a probe: say history=6 and probe=0")
     for name in ("batch", "validate_every", "validation_users", "patience", "lora_rank"):
         if getattr(config, name) < 1:
             raise BadInput(f"{name}={getattr(config, name)}: at least 1")

@@ -23,7 +23,7 @@ from ranker import blend
 from ranker.backbone import Backbone
 from ranker.blend import Fit, fit, truth_ranks
 from ranker.engines.local import LocalEngine, pad_right
-from ranker.evaluate import Questions, ask, score
+from ranker.evaluate import Questions, ask, score, spread
 from ranker.fit import (
     ADAPTER,
     MasterAdamW,
@@ -31,20 +31,22 @@ from ranker.fit import (
     add_lora,
     keep_memory,
     load_checkpoint,
+    plain_attention,
     save_checkpoint,
     schedule,
     set_adapter_weights,
-    short_prompts,
 )
 from ranker.llamarec.batches import Example, Prefix, binding_examples, examples, prefixes
+from ranker.llamarec.likeness import Likeness
 from ranker.llamarec.model import LlamaRecConfig, asked_loss, log_labels, probe_loss, verbalizer_loss
 from ranker.packed import Group, branch_ends, pack
 from ranker.prompt import PromptBuilder
+from ranker.restore import config_of
 from shared import metrics
 from shared.artifact import Manifest, open_artifact, package_versions, seal, writing
 from shared.catalog import Catalog
 from shared.data.prepared import Prepared
-from shared.data.split import Case, cases, train_sequence
+from shared.data.split import cases, train_sequence
 from shared.errors import BadInput
 from shared.progress import progress
 from shared.protocols import Retriever
@@ -75,6 +77,7 @@ def train(
     """Writes the artifact to `out` and returns its manifest; `out`.partial holds the checkpoint meanwhile."""
     torch.manual_seed(config.seed)
     keep_memory()
+    begun = _begun(config) if config.begin and not resume else {}
     base = backbones.load(config.backbone, layers=config.layers, device=device, quantization=config.quantization)
     wrapped = add_lora(
         base.model,
@@ -85,10 +88,9 @@ def train(
         first_layer=config.lora_first_layer,
         dtype=base.dtype,
     ).to(base.device)
-    if config.begin:
-        open_artifact(Path(config.begin), "ranker", ["llamarec"])
-        set_adapter_weights(wrapped, load_file(Path(config.begin) / ADAPTER))
-    short_prompts(base.model)
+    if begun:
+        set_adapter_weights(wrapped, begun)
+    plain_attention(base.model, config.max_tokens)
     builder = prompt_builder(base.tokenizer, data.catalog, config)
     labels_K = torch.tensor(builder.labels[: config.candidates], device=base.device)
     engine = LocalEngine(base)
@@ -97,7 +99,7 @@ def train(
     # Of retrieved ones most prefixes have no right answer among the retriever's best, and are left out.
     passes = PASSES if config.negatives == "retrieved" else 1
     chosen = _choose(sequences, config.prompts * passes, (config.seed, 2))
-    valid = ask(retriever, _spread(list(cases(data, "valid")), config.validation_users), config.candidates)
+    valid = ask(retriever, spread(list(cases(data, "valid")), config.validation_users), config.candidates)
     probe_D = torch.nn.Parameter(torch.zeros(base.model.config.hidden_size, device=base.device))
     optimizer = MasterAdamW([*(p for p in wrapped.parameters() if p.requires_grad), probe_D])
     run = _Run(out.with_name(out.name + ".partial"), config, data.digest)
@@ -118,9 +120,13 @@ def train(
             optimizer.step(config.learning_rate * rate, config.clip)
             run.heard(letters, batch)
             advance(len(batch), f"loss {run.loss:.3f}  best NDCG@10 {run.best:.4f}")
+            run.seconds = time.monotonic() - began
+            if run.prompts < warmups and run.prompts // config.validate_every > (run.prompts - len(batch)) // (
+                config.validate_every
+            ):
+                run.save(optimizer)
             if run.validation_is_due(total):
                 wrapped.eval()
-                run.seconds = time.monotonic() - began
                 run.validated(_ndcg(engine, builder, valid, config), wrapped, optimizer)
     wrapped.eval()
     if run.prompts <= warmups:
@@ -130,11 +136,22 @@ def train(
     ):  # prompts without an answer were left out, and the stream ended early
         run.validated(_ndcg(engine, builder, valid, config), wrapped, optimizer)
     set_adapter_weights(wrapped, run.best_weights)
-    everyone = ask(retriever, _spread(list(cases(data, "valid")), config.blend_users), config.candidates)
+    everyone = ask(retriever, spread(list(cases(data, "valid")), config.blend_users), config.candidates)
     logits_UC, _ = score(engine, builder, everyone, "fit the blend")
     fitted = fit(everyone.scores_UC, logits_UC, everyone.truth_U, config.seed)
     golden = _golden(engine, builder, everyone)
     return _write(data, retriever_name, config, builder, wrapped, run, fitted, golden, out)
+
+
+def _begun(config: LlamaRecConfig) -> dict[str, Tensor]:
+    """Raises BadInput where those weights would mean something else here."""
+    folder = Path(config.begin)
+    before = config_of(LlamaRecConfig, open_artifact(folder, "ranker", ["llamarec"]), folder)
+    for name in ("backbone", "layers", "lora_rank", "lora_alpha", "lora_targets", "lora_first_layer"):
+        own, other = getattr(config, name), getattr(before, name)
+        if own != other:
+            raise BadInput(f"begin={folder}: its {name} is {other}, this run's {own}. Say --set {name}= as there.")
+    return load_file(folder / ADAPTER)
 
 
 def _losses(
@@ -146,7 +163,7 @@ def _losses(
 ) -> tuple[Tensor, float]:
     """What is minimised, and the verbalizer's share of it."""
     if batch[0].asks:
-        loss = _asked(base, labels_K, batch, config)
+        loss = _questions_loss(base, labels_K, batch, config)
         return loss, loss.item()
     ids_BT, lengths_B = pad_right([e.prompt for e in batch])
     states = base.model.model(input_ids=ids_BT.to(base.device), output_hidden_states=config.probe > 0)
@@ -164,7 +181,7 @@ def _losses(
     return loss, letters
 
 
-def _asked(base: Backbone, labels_K: Tensor, batch: list[Example], config: LlamaRecConfig) -> Tensor:
+def _questions_loss(base: Backbone, labels_K: Tensor, batch: list[Example], config: LlamaRecConfig) -> Tensor:
     """All questions of a prompt as branches of one sequence."""
     told = [(e, e.asks) for e in batch if e.asks]
     groups = [Group(e.prompt, asks.questions) for e, asks in told]
@@ -204,17 +221,14 @@ def _stream(
     position: int,
 ) -> Iterator[Example]:
     told = builder, retriever, items, config
+    likeness = Likeness(builder.titles if config.alike or config.alike_prompts else [])
     after_binding = max(0, position - config.binding_prompts)
     alike = _choose(sequences, config.alike_prompts, (config.seed, 4)) if config.alike_prompts else []
     return chain(
         binding_examples(builder, items, config, first=position),
-        examples(sequences, alike, *told, after_binding, "alike"),
-        examples(sequences, chosen, *told, max(0, after_binding - config.alike_prompts)),
+        examples(sequences, alike, *told, after_binding, "alike", likeness),
+        examples(sequences, chosen, *told, max(0, after_binding - config.alike_prompts), likeness=likeness),
     )
-
-
-def _spread(everyone: list[Case], wanted: int) -> list[Case]:
-    return everyone[:: max(1, len(everyone) // wanted)] if wanted else everyone
 
 
 def _ndcg(engine: LocalEngine, builder: PromptBuilder, questions: Questions, config: LlamaRecConfig) -> float:
@@ -252,6 +266,9 @@ class _Run:
             self.best_weights = adapter_weights(wrapped)
         else:
             self.stale += 1
+        self.save(optimizer)
+
+    def save(self, optimizer: MasterAdamW) -> None:
         facts = {n: getattr(self, n) for n in _FACTS}
         tensors = optimizer.tensors() | {f"best.{n}": t for n, t in self.best_weights.items()}
         save_checkpoint(self.folder, tensors, self.identity | facts)

@@ -39,8 +39,6 @@ PAPERS: dict[str, dict[str, tuple[float | None, ...]]] = {
 }
 """Published rows (LlamaRec, table 2; ULMRec), in METRICS' order, by the name of the dataset's folder. The paper's
 "ML-100k" is ml-latest-small; its LRURec row there averages unequal batches, per user R@10 is .1344 and R@5 .0721."""
-CLLM4REC = "cllm4rec-"
-"""What the folders of CLLM4Rec's protocol begin with, before the dataset's name."""
 ORDER = ("ml-100k", *PAPERS, results_collm.FOLDER, *results_llara.PAPER)
 RANKERS = {"llamarec": "LlamaRec", "collm": "CoLLM", "tallrec": "TALLRec", "llara": "LLaRA", "cllm4rec": "RecLLM"}
 
@@ -61,7 +59,7 @@ def run(args: Results) -> None:
     if not any(args.source.glob("*/*.json")):
         raise BadInput(f"{args.source} holds no DATASET/NAME.json. Make them with `tandem evaluate --json`.")
     write_text(args.out, page(args.source))
-    for folder in args.source.glob(f"{CLLM4REC}*"):
+    for folder in sorted(args.source.iterdir()):
         points = results_cllm4rec.sweep(results_cllm4rec.reports(folder))
         if len(points) > 1:
             from services.plots import draw_sweep
@@ -79,11 +77,14 @@ def page(source: Path) -> str:
 
 
 def _section(folder: Path) -> str:
-    if folder.name == results_collm.FOLDER:
-        return results_collm.section(folder)
-    if folder.name in results_llara.PAPER:
-        return results_llara.section(folder)
-    return (results_cllm4rec.section if folder.name.startswith(CLLM4REC) else _dataset)(folder)
+    """By the protocol of what lies there."""
+    protocol = json.loads(next(iter(sorted(folder.glob("*.json")))).read_text())["protocol"]
+    sections = {
+        "collm": results_collm.section,
+        "llara": results_llara.section,
+        "cllm4rec": results_cllm4rec.section,
+    }
+    return sections.get(protocol, _dataset)(folder)
 
 
 HEAD = """# Results

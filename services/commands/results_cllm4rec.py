@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+HELD_OUT = {"random": "a tenth of each user's items held out", "last": "each user's last item held out"}
 METRICS = ("recall@20", "recall@40", "ndcg@100")
 PAPER = {
     "Multi-VAE": (0.1295, 0.1720, 0.0835),
@@ -22,10 +23,10 @@ PAPER = {
 def section(folder: Path) -> str:
     """Of the files of `tandem evaluate --protocol cllm4rec --json`."""
     made = sorted(reports(folder), key=lambda report: _name(report["ranker"]["config"]))
-    hardware = made[0]["hardware"]
+    hardware, held_out = made[0]["hardware"], HELD_OUT[made[0]["ranker"]["config"]["split"]]
     lines = [
         f"\n## {folder.name}\n",
-        f"{made[0]['users']:,} test users; a tenth of each user's items held out, all others ranked. On "
+        f"{made[0]['users']:,} test users; {held_out}, ranked among all others. On "
         f"{hardware['cores']} cores ({hardware['cpu']}, {hardware['gpu'] or 'no GPU'}).\n",
         "| model | Recall@20 | Recall@40 | NDCG@100 | documents, histories | training |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -36,10 +37,11 @@ def section(folder: Path) -> str:
     lines.append(f"| popularity | {_cells(made[0]['rows']['popularity'])} |  |  |")
     for report in made:
         config = report["ranker"]["config"]
+        told = config["pretrain"] + (config["content_first"] if config["content"] else 0)
         tuned = config["tune"] if config["finetune"] else 0
         lines.append(
             f"| **{_name(config)}**, {config['backbone']}, {config['layers'] or 'all'} layers | "
-            f"{_cells(report['rows']['recllm'])} | {config['content_first'] + config['pretrain']:,}, {tuned:,} | "
+            f"{_cells(report['rows']['recllm'])} | {told:,}, {tuned:,} | "
             f"{report['ranker']['metrics']['train_seconds']:,.0f} s |"
         )
     lines.append("")
@@ -49,11 +51,12 @@ def section(folder: Path) -> str:
 
 
 def reports(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    made = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    return [report for report in made if report["protocol"] == "cllm4rec"]
 
 
 def sweep(made: Sequence[Mapping[str, Any]]) -> dict[float, Mapping[str, float]]:
-    """Of the whole method: lambda_c -> its metrics, rising."""
+    """Of the whole method: lambda_c -> its metrics, rising. One run each: of several the last."""
     whole = [report for report in made if _variant(report["ranker"]["config"]) == "CLLM4Rec"]
     points = {report["ranker"]["config"]["lambda_c"]: report["rows"]["recllm"] for report in whole}
     return dict(sorted(points.items()))

@@ -51,9 +51,8 @@ def section(folder: Path) -> str:
     for report in made:
         config = report["ranker"]["config"]
         name = f"LLaRA, {NAMES[config['behaviour']]}, {config['backbone']}, {config['curriculum']}"
-        lines += [
-            _row(f"**{name}**, {way}", report["rows"][way]) for way in ("generated", "as served")[_first(report) :]
-        ]
+        ways = [way for way in ("generated", "as served") if way in report["rows"]]
+        lines += [_row(f"**{name}**, {way}", report["rows"][way]) for way in ways]
     lines.append("")
     for report in made:
         trained, hardware = report["ranker"]["metrics"], report["hardware"]
@@ -63,10 +62,6 @@ def section(folder: Path) -> str:
             f"{hardware['cores']} cores ({hardware['cpu']}, {hardware['gpu'] or 'no GPU'}).\n"
         )
     return "\n".join(lines)
-
-
-def _first(report: Mapping[str, Any]) -> int:
-    return 0 if "generated" in report["rows"] else 1
 
 
 def _row(name: str, row: Mapping[str, Any]) -> str:

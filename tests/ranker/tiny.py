@@ -43,7 +43,7 @@ def of(*names: str) -> Catalog:
 
 def corpus() -> list[str]:
     lines = [f"{title} -> {letter}" for title in titles(64) for letter in LETTERS]
-    frames = [t.head + t.pool + t.cue + t.binding_cue for t in TEMPLATES.values()]
+    frames = [t.head + t.pool + t.cue + t.binding_cue for t in TEMPLATES.values() if not t.asks]
     return lines + 20 * frames + ["a a a a"] * 20
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,13 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+import ranker.llamarec.train as training
 from ranker.backbone import Backbone
 from ranker.blend import log_softmax
 from ranker.engines.local import LocalEngine
 from ranker.evaluate import Questions
 from ranker.llamarec.batches import examples, prefixes
 from ranker.llamarec.likeness import Likeness, opinion
-from ranker.llamarec.model import LlamaRecConfig, asked_loss
+from ranker.llamarec.model import LlamaRecConfig, asked_loss, configure, log_labels
 from ranker.prompt import PromptBuilder
 from ranker.verbalizer import letters
 from shared.errors import BadArtifact, BadInput
@@ -89,9 +91,15 @@ def test_a_run_may_begin_with_what_another_learnt(artifact: Path, bpe_folder: Pa
     assert [prompts for prompts, *_ in made.metrics["curve"]] == [32, 48, 64, 80, 96]
 
 
-def test_a_beginning_that_does_not_fit_is_refused(artifact: Path, bpe_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="do not fit"):
-        tiny.trained(tmp_path / "out", bpe_folder, begin=str(artifact), lora_rank=2)
+@pytest.mark.parametrize("change", [{"lora_rank": 2}, {"lora_alpha": 64}, {"lora_targets": ("q_proj",)}], ids=str)
+def test_a_beginning_that_would_mean_something_else_is_refused(
+    artifact: Path, bpe_folder: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    with pytest.raises(BadInput, match=f"its {next(iter(change))} is"):
+        tiny.trained(tmp_path / "out", bpe_folder, begin=str(artifact), **change)
+
+
+def test_a_beginning_that_is_not_there_is_refused(bpe_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(BadArtifact):
         tiny.trained(tmp_path / "out", bpe_folder, begin=str(tmp_path / "nothing"))
 
@@ -102,8 +110,7 @@ def test_questions_stand_behind_the_same_list_and_ask_for_one_title_each(bpe: Ba
     first, second = asked.prompts([9, 5, 7], [1, 2, 3])
     assert first == plain.build_binding(5, [1, 2, 3])
     assert second == plain.build_binding(7, [1, 2, 3])
-    [nobody] = asked.prompts([], [1, 2, 3])
-    assert nobody == asked.listed([1, 2, 3]) + asked.cue
+    assert asked.prompts([], [1, 2, 3]) == []
     assert plain.prompts([9, 5, 7], [1, 2]) == [plain.build([9, 5, 7], [1, 2])]
     assert asked.tokens([5, 7], [1, 2, 3]) == len(first) + len(second) - len(asked.listed([1, 2, 3]))
 
@@ -132,12 +139,49 @@ def test_a_users_letters_are_the_mean_of_his_questions(bpe: Backbone) -> None:
     builder = PromptBuilder(bpe.tokenizer, tiny.catalog(ITEMS), "asked", max_history=3)
     engine, listed = LocalEngine(bpe), list(range(10, 30))
     histories = [[1, 2, 3], [4], []]
-    found = letters(engine, builder, histories, [listed] * 3, [[0.0] * 20] * 3)
-    for history, one in zip(histories, found, strict=True):
+    *found, nobody = letters(engine, builder, histories, [listed] * 3, [[0.0] * 20] * 3)
+    assert not nobody.logits_C.any()
+    assert nobody.mass == 0
+    for history, one in zip(histories[:2], found, strict=True):
         alone = [engine.label_logits([prompt], builder.labels) for prompt in builder.prompts(history, listed)]
         chances = np.mean([np.exp(log_softmax(scores.logits_BK[0].astype(float))) for scores in alone], axis=0)
         np.testing.assert_allclose(np.exp(log_softmax(one.logits_C.astype(float))), chances, atol=1e-4)
         assert one.mass == pytest.approx(np.mean([scores.mass_B[0] for scores in alone]), abs=1e-4)
+
+
+def test_questions_in_one_sequence_are_questions_one_by_one(bpe: Backbone) -> None:
+    """Training reads them as branches of one sequence; the loss is that of prompts of their own."""
+    builder = PromptBuilder(bpe.tokenizer, tiny.catalog(ITEMS), "asked", max_history=3)
+    drawn = [np.random.default_rng(u).integers(1, ITEMS + 1, size=7) for u in range(3)]
+    config = LlamaRecConfig(template="asked", history=3, alike=0.4, alike_prompts=5, seed=3, loss="vocabulary")
+    told = drawn, prefixes(drawn), builder, tiny.Neighbours(ITEMS), ITEMS, config
+    batch = [*list(examples(*told, stage="alike"))[:3], *list(examples(*told))[:3]]
+    labels_K, head_VD = torch.tensor(builder.labels), bpe.model.lm_head.weight
+    expected = []
+    for example in batch:
+        asks = example.asks
+        assert asks is not None
+        prompts = [example.prompt + question for question in asks.questions]
+        states_QD = torch.from_numpy(LocalEngine(bpe).last_hidden(prompts))
+        log_QK = log_labels(states_QD, head_VD, labels_K, "vocabulary")
+        shares = torch.from_numpy(example.target_K), torch.from_numpy(asks.alike_QK)
+        expected.append(float(asked_loss(log_QK, *shares, asks.own, asks.alike)))
+    found, letters_part = training._losses(bpe, labels_K, torch.zeros(1), batch, config)
+    assert float(found) == letters_part == pytest.approx(np.mean(expected), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"history": "0"}, "asks for the titles of the history"),
+        ({"probe": "1"}, "without a probe"),
+        ({"alike_sharpness": "0"}, "above 0"),
+        ({"alike": "0.7", "teacher": "0.5"}, "together at most 1"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings: dict[str, str], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        configure("titles", settings)
 
 
 def test_questions_teach_titles_that_are_alike_faster_than_one_letter_a_prompt(

@@ -71,6 +71,14 @@ class TestAsked(RankerContract):
         return make(bpe, 0.4, template="asked")
 
 
+class TestAskedOnSentencePiece(RankerContract):
+    items = ITEMS
+
+    @pytest.fixture
+    def ranker(self, sentencepiece: Backbone) -> Ranker:
+        return make(sentencepiece, 0.4, template="asked")
+
+
 def order(ranking: Ranking) -> list[int]:
     return [candidate.item for candidate in ranking.candidates]
 

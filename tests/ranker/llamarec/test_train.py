@@ -112,7 +112,7 @@ def cut(monkeypatch: pytest.MonkeyPatch, out: Path, folder: Path, steps: int, **
     [
         {"negatives": "mixed"},
         {"negatives": "retrieved", "candidates": 5},
-        {"template": "asked", "alike": 0.5, "alike_prompts": 16},
+        {"template": "asked", "alike": 0.5, "alike_prompts": 12, "probe": 0.0},
     ],
     ids=str,
 )
@@ -169,9 +169,9 @@ def test_both_number_types_train(
     bpe_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr(backbone, "best_dtype", lambda device: dtype)
-    made = tiny.trained(tmp_path / "out", bpe_folder, learning_rate=1e-3)
+    made = tiny.trained(tmp_path / "out", bpe_folder, prompts=160, patience=100)
     losses = [loss for _, _, loss in made.metrics["curve"]]
-    assert losses[-1] < losses[0]
+    assert losses[-1] < losses[0] - 0.2
     assert {w.dtype for w in load_file(tmp_path / "out" / "adapter.safetensors").values()} == {dtype}
 
 

@@ -73,6 +73,7 @@ def test_llaras_slates_stand_beside_the_papers_rows(tmp_path: Path) -> None:
         config = {"behaviour": "sasrec", "backbone": "smollm2-135m", "curriculum": curriculum}
         trained = {"best_prompts": 640, "train_seconds": 71.0}
         made = {
+            "protocol": "llara",
             "slates": 122,
             "rows": {"sequential model": row, "as served": row, "generated": row},
             "ranker": {"name": "llara@1", "config": config, "metrics": trained},
@@ -90,11 +91,19 @@ def test_cllm4recs_ablations_have_their_papers_names_and_its_sweep_a_picture(tmp
     folder = tmp_path / "results" / "cllm4rec-ml"
     folder.mkdir(parents=True)
     whole = {"content": True, "reorder": True, "finetune": True, "lambda_c": 1.0}
-    sizes = {"backbone": "smollm2-135m", "layers": 0, "content_first": 100, "pretrain": 400, "tune": 50}
+    sizes = {
+        "backbone": "smollm2-135m",
+        "layers": 0,
+        "content_first": 100,
+        "pretrain": 400,
+        "tune": 50,
+        "split": "random",
+    }
     kinds = [{}, {"lambda_c": 10.0}, {"content": False}, {"content": False, "finetune": False}, {"reorder": False}]
     for number, kind in enumerate(kinds):
         row = {"recall@20": 0.1 + number / 100, "recall@40": 0.2, "ndcg@100": 0.3}
         made = {
+            "protocol": "cllm4rec",
             "users": 610,
             "rows": {"popularity": row, "recllm": row},
             "ranker": {"config": whole | sizes | kind, "metrics": {"train_seconds": 60.0}},
@@ -106,5 +115,7 @@ def test_cllm4recs_ablations_have_their_papers_names_and_its_sweep_a_picture(tmp
     assert "| **CLLM4Rec**, smollm2-135m, all layers | 0.1000 | 0.2000 | 0.3000 | 500, 50 | 60 s |" in page
     for name in ("CLLM4Rec, lambda_c 10", "LLM-CF", "LLM-CF and LLM-PreRec", "LLM-FixOrd"):
         assert f"| **{name}**, " in page
+    assert "| **LLM-CF and LLM-PreRec**, smollm2-135m, all layers | 0.1300 | 0.2000 | 0.3000 | 400, 0 | 60 s |" in page
+    assert "a tenth of each user's items held out" in page
     assert (folder / "lambda_c.png").read_bytes().startswith(b"\x89PNG")
     assert "results/cllm4rec-ml/lambda_c.png" in page
