@@ -113,11 +113,19 @@ def _dataset(folder: Path) -> str:
         text.append(_row(f"{name} (paper)", [*(f"{v:.4f}" if v is not None else "" for v in values), "", ""]))
     for name in ("popularity", *sorted({n for m in made.values() for n in m["rows"]} - KNOWN)):
         text += [_numbers(name, name, m) for m in made.values() if name in m["rows"]][:1]
-    retrievers = {report["retriever"]["name"]: report for report in made.values()}
+    # Those that were trained for their own sake first: a ranker's may be another machine's training of the same seed.
+    by_purpose = sorted(made.values(), key=lambda report: "ranker" in report)
+    retrievers: dict[str, Any] = {}
+    for report in by_purpose:
+        retrievers.setdefault(report["retriever"]["name"], report)
     alone = [report for report in retrievers.values() if _members(report) == 1]
+    seeds: dict[int, Mapping[str, float]] = {}
     for report in alone:
-        text.append(_numbers(f"**LRURec**, seed {report['retriever']['seed']}", "lrurec", report))
-    if len(seeds := {m["retriever"]["seed"]: m["rows"]["lrurec"] for m in alone}) > 1:
+        seed = report["retriever"]["seed"]
+        again = f", again on {report['hardware']['cpu']}" if seed in seeds else ""
+        text.append(_numbers(f"**LRURec**, seed {seed}{again}", "lrurec", report))
+        seeds.setdefault(seed, report["rows"]["lrurec"])
+    if len(seeds) > 1:
         mean = {metric: sum(row[metric] for row in seeds.values()) / len(seeds) for metric in METRICS}
         cells = [f"{mean[metric]:.4f}" for metric in METRICS]
         text.append(_row(f"**LRURec**, mean of {len(seeds)} seeds", [*cells, "", ""]))

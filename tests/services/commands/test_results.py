@@ -40,6 +40,22 @@ def test_a_second_seed_of_the_retriever_has_a_row_and_the_mean(tmp_path: Path) -
     assert "| **LRURec**, mean of 2 seeds |" in page
 
 
+def test_a_seed_trained_again_elsewhere_has_a_row_and_no_part_in_the_mean(tmp_path: Path) -> None:
+    (tmp_path / "ml-100k").mkdir()
+    alone, again, other = (copy.deepcopy(committed(name)) for name in ("seed-42", "recllm", "seed-42"))
+    for key in ("ranker", "order_sensitivity"):
+        del alone[key], other[key]
+    again["retriever"]["name"], again["hardware"]["cpu"] = "lrurec@eeeeeeee", "AMD EPYC"
+    again["rows"]["lrurec"] = dict.fromkeys(again["rows"]["lrurec"], 0.9)
+    other["retriever"] |= {"seed": 43, "name": "lrurec@ffffffff"}
+    for name, made in (("a-again", again), ("b-alone", alone), ("c-other", other)):
+        (tmp_path / "ml-100k" / f"{name}.json").write_text(json.dumps(made))
+    page = results.page(tmp_path)
+    assert "| **LRURec**, seed 42 | 0.1368 |" in page
+    assert "| **LRURec**, seed 42, again on AMD EPYC | 0.9000 |" in page
+    assert "| **LRURec**, mean of 2 seeds | 0.1368 |" in page
+
+
 def pairs(**rows: float) -> dict[str, Any]:
     parts = {name: {part: {"auc": auc, "uauc": auc - 0.1} for part in ("all", "cold")} for name, auc in rows.items()}
     return {"protocol": "collm", "pairs": 7331, "seed": 42, "rows": parts}
