@@ -255,9 +255,11 @@ class _Run:
         self.position = batch[-1].position + 1
 
     def validation_is_due(self, total: int) -> bool:
-        """After the warm-ups, then every `validate_every` prompts, and at the end."""
-        done = self.prompts - self.config.binding_prompts - self.config.alike_prompts
-        return self.prompts >= total or (done >= 0 and len(self.curve) <= done // self.config.validate_every)
+        """After the warm-ups if there are any, then every `validate_every` prompts, and at the end."""
+        warmups = self.config.binding_prompts + self.config.alike_prompts
+        done = self.prompts - warmups
+        past = done // self.config.validate_every + (warmups > 0)
+        return self.prompts >= total or (done >= 0 and len(self.curve) < past)
 
     def validated(self, ndcg: float, wrapped: object, optimizer: MasterAdamW) -> None:
         self.curve.append((self.prompts, ndcg, self.loss))
