@@ -106,6 +106,8 @@ def examples(
             target_K = _target(candidates, right, scores, share, config.candidates)
             if builder.template.asks:
                 own = builder.asked(history.items, candidates)
+                if not own:  # no room for a question behind the list
+                    continue
                 copies = rng.permutation(candidates)[:COPIES].tolist() if stage == "alike" else []
                 alike_QK = np.stack([_alike(likeness, [item], candidates, config) for item in [*own, *copies]])
                 questions = [builder.question(item) for item in [*own, *copies]]

@@ -221,7 +221,8 @@ def _stream(
     position: int,
 ) -> Iterator[Example]:
     told = builder, retriever, items, config
-    likeness = Likeness(builder.titles if config.alike or config.alike_prompts else [])
+    needed = config.alike or config.alike_prompts or builder.template.asks
+    likeness = Likeness(builder.titles if needed else [])
     after_binding = max(0, position - config.binding_prompts)
     alike = _choose(sequences, config.alike_prompts, (config.seed, 4)) if config.alike_prompts else []
     return chain(

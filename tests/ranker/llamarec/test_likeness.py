@@ -99,6 +99,19 @@ def test_a_beginning_that_would_mean_something_else_is_refused(
         tiny.trained(tmp_path / "out", bpe_folder, begin=str(artifact), **change)
 
 
+def test_questions_may_learn_from_the_truth_alone(bpe_folder: Path, tmp_path: Path) -> None:
+    made = tiny.trained(tmp_path / "out", bpe_folder, template="asked", probe=0.0, prompts=16)
+    assert made.config["alike"] == made.config["alike_prompts"] == 0
+    assert made.metrics["prompts"] == 32
+
+
+def test_a_list_that_leaves_no_room_for_a_question_is_left_out(bpe: Backbone) -> None:
+    builder = PromptBuilder(bpe.tokenizer, tiny.catalog(ITEMS), "asked", max_history=3, max_tokens=10)
+    drawn = [np.arange(1, 8)]
+    config = LlamaRecConfig(template="asked", history=3, alike=0.4)
+    assert list(examples(drawn, prefixes(drawn), builder, tiny.Neighbours(ITEMS), ITEMS, config)) == []
+
+
 def test_a_beginning_that_is_not_there_is_refused(bpe_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(BadArtifact):
         tiny.trained(tmp_path / "out", bpe_folder, begin=str(tmp_path / "nothing"))
