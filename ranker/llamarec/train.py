@@ -121,9 +121,7 @@ def train(
             run.heard(letters, batch)
             advance(len(batch), f"loss {run.loss:.3f}  best NDCG@10 {run.best:.4f}")
             run.seconds = time.monotonic() - began
-            if run.prompts < warmups and run.prompts // config.validate_every > (run.prompts - len(batch)) // (
-                config.validate_every
-            ):
+            if run.prompts < warmups and run.prompts % config.validate_every < len(batch):
                 run.save(optimizer)
             if run.validation_is_due(total):
                 wrapped.eval()
