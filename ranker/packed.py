@@ -33,6 +33,11 @@ class Packed:
     mask_B1TT: Tensor
     """True where a token (row) sees another (column); a pad sees itself, so that no row is empty."""
 
+    def bias(self, dtype: torch.dtype) -> Tensor:
+        """The mask as what is added to the scores: torch's fused attention takes either, plain products only this."""
+        bias_B1TT = torch.zeros_like(self.mask_B1TT, dtype=dtype)
+        return bias_B1TT.masked_fill_(~self.mask_B1TT, torch.finfo(dtype).min)
+
     def to(self, device: torch.device) -> Packed:
         return Packed(self.ids_BT.to(device), self.positions_BT.to(device), self.mask_B1TT.to(device))
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
 
 from services.commands.evaluate import Evaluate, hardware
 from services.commands.train import is_prepared
 from shared.artifact import Manifest, write_text
 from shared.errors import BadInput
 
+if TYPE_CHECKING:
+    from shared.data.holdout import Holdout
+
+VALID_USERS = 2_000
 WINDOW = 25
 """Items of history that a collaborative model sees where no artifact says."""
 
@@ -71,11 +76,33 @@ def _cllm4rec(args: Evaluate) -> dict[str, Any]:
     from shared.data.holdout import holdout
     from shared.data.prepared import load
 
+    for name in args.baselines:
+        if name != "multi-vae":
+            raise BadInput(f"baseline {name!r} is unknown to --protocol cllm4rec; there is multi-vae")
     data = load(args.data)
     config = _manifest(args).config
     loaded, scorer = _loaded(args, data.catalog, RecLLMScorer)
     parts = holdout(data, config["split"], config["seed"])
-    return report(scorer, parts, data.user_ids, args.users) | {"ranker": loaded, "data": {"digest": data.digest}}
+    made = report(scorer, parts, data.user_ids, args.users) | {"ranker": loaded, "data": {"digest": data.digest}}
+    if args.baselines:
+        made["rows"]["multi-vae"], made["multi-vae"] = _multi_vae(parts, data.user_ids, len(data.catalog), args)
+    return made
+
+
+def _multi_vae(parts: Holdout, user_ids: Sequence[str], items: int, args: Evaluate) -> tuple[dict[str, float], Any]:
+    """Trained on the split that the ranker's manifest names, and chosen as RecLLM is."""
+    from ranker.cllm4rec.evaluate import ask, best_items, measured
+    from retriever.multivae import MultiVAEConfig, Scores, fit
+    from shared.artifact import package_versions
+
+    def told(scores: Scores, part: Literal["valid", "test"], users: int) -> dict[str, float]:
+        asked = ask(parts, user_ids, part, users)
+        best_UK = best_items(lambda hs: scores([h.items for h in hs]), items, asked.histories, asked.seen, None)
+        return measured(best_UK, asked.truths)
+
+    config = MultiVAEConfig(seed=args.seed)
+    scores, how = fit(parts.train, items, lambda scores: sum(told(scores, "valid", VALID_USERS).values()), config)
+    return told(scores, "test", args.users), how | {"packages": package_versions("cornac", "torch", "numpy")}
 
 
 def _manifest(args: Evaluate) -> Manifest:

@@ -5,7 +5,7 @@ Shapes:  U users  I items  K the k best
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,16 +21,18 @@ DEEP = 100
 
 
 def best_items(
-    scorer: RecLLMScorer, histories: Sequence[History], seen: Sequence[np.ndarray], what: str | None
+    scores: Callable[[Sequence[History]], np.ndarray],
+    items: int,
+    histories: Sequence[History],
+    seen: Sequence[np.ndarray],
+    what: str | None,
 ) -> np.ndarray:
-    """U x K dense indices, best first, without the items of `seen`; 0 where the catalogue ran out."""
-    items = len(scorer.item_table)
+    """U x K dense indices, best first, without the items of `seen`; 0 where the catalogue ran out. scores: U x I."""
     best_UK = np.zeros((len(histories), min(DEEP, items)), dtype=np.int64)
-    table_DI = scorer.item_table.float().cpu().numpy().T
     with progress(what, len(histories), "users") as advance:
         for start in range(0, len(histories), CHUNK):
             chunk = histories[start : start + CHUNK]
-            scores_UI = scorer.encode(chunk) @ table_DI
+            scores_UI = scores(chunk)
             for scores_I, out in zip(scores_UI, seen[start : start + CHUNK], strict=True):
                 scores_I[np.asarray(out, dtype=int) - 1] = -np.inf
             order_UK = np.argsort(-scores_UI, axis=1, kind="stable")[:, : best_UK.shape[1]]
@@ -38,6 +40,11 @@ def best_items(
             best_UK[start : start + len(chunk)] = np.where(real_UK, order_UK + 1, 0)
             advance(len(chunk))
     return best_UK
+
+
+def by_recllm(scorer: RecLLMScorer) -> Callable[[Sequence[History]], np.ndarray]:
+    table_DI = scorer.item_table.float().cpu().numpy().T
+    return lambda histories: scorer.encode(histories) @ table_DI
 
 
 def recall(best_UK: Sequence[np.ndarray] | np.ndarray, truths: Sequence[np.ndarray], k: int) -> np.ndarray:
@@ -87,12 +94,10 @@ def ask(parts: Holdout, user_ids: Sequence[str], part: Literal["valid", "test"],
 
 
 def report(scorer: RecLLMScorer, parts: Holdout, user_ids: Sequence[str], users: int = 0) -> dict[str, Any]:
-    asked = ask(parts, user_ids, "test", users)
-    counts = np.bincount(np.concatenate(parts.train), minlength=len(scorer.item_table) + 1).astype(float)
+    asked, items = ask(parts, user_ids, "test", users), len(scorer.item_table)
+    counts = np.bincount(np.concatenate(parts.train), minlength=items + 1).astype(float)
     popular = np.argsort(-counts[1:], kind="stable") + 1
     unseen = [popular[~np.isin(popular, out)][:DEEP] for out in asked.seen]
-    rows = {
-        "popularity": measured(unseen, asked.truths),
-        "recllm": measured(best_items(scorer, asked.histories, asked.seen, "recllm"), asked.truths),
-    }
+    best_UK = best_items(by_recllm(scorer), items, asked.histories, asked.seen, "recllm")
+    rows = {"popularity": measured(unseen, asked.truths), "recllm": measured(best_UK, asked.truths)}
     return {"protocol": "cllm4rec", "users": len(asked.histories), "rows": rows}

@@ -74,11 +74,9 @@ class CLLM4Rec:
 
     def _predicted(self, batch: Sequence[Document], table_SD: Tensor) -> tuple[Tensor, Tensor]:
         """The states that predict the documents' texts, and the texts: N x D, N."""
-        hidden_BTD, _ = states(self.base, [d.prompt + d.text[:-1] for d in batch], lambda slots_S: table_SD[slots_S])
-        row_N = [row for row, d in enumerate(batch) for _ in d.text]
-        place_N = [place for d in batch for place in range(len(d.prompt) - 1, len(d.prompt) - 1 + len(d.text))]
-        target_N = torch.tensor([t for d in batch for t in d.text], device=self.base.device)
-        return hidden_BTD[row_N, place_N], target_N
+        told = states(self.base, [d.prompt + d.text[:-1] for d in batch], lambda slots_S: table_SD[slots_S])
+        hidden_ND = torch.cat([hidden_TD[len(d.prompt) - 1 :] for hidden_TD, d in zip(told, batch, strict=True)])
+        return hidden_ND, torch.tensor([t for d in batch for t in d.text], device=self.base.device)
 
     def _pull(self, batch: Sequence[Document], own_SD: Tensor, other_SD: Tensor) -> Tensor:
         slots_N = torch.tensor([slot for d in batch for slot in d.slots], device=own_SD.device)

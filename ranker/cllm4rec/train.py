@@ -21,13 +21,13 @@ from ranker.blend import report as blend_report
 from ranker.cllm4rec import evaluate
 from ranker.cllm4rec.batches import Review, contents, contents_at, interactions_at, maskings_at
 from ranker.cllm4rec.documents import Document
-from ranker.cllm4rec.evaluate import best_items, measured
+from ranker.cllm4rec.evaluate import best_items, by_recllm, measured
 from ranker.cllm4rec.model import CLLM4Rec, Embeddings, begin, random
 from ranker.cllm4rec.rank import COUNTS, EMBEDDINGS, USERS, RecLLMScorer, scorer, written
 from ranker.cllm4rec.recipes import CLLM4RecConfig
 from ranker.descent import Pace, Progress, descend
 from ranker.evaluate import CANDIDATES, ask
-from ranker.fit import keep_memory, require_checkpoint
+from ranker.fit import keep_memory, plain_attention, require_checkpoint
 from ranker.opinion import opinions
 from ranker.prompt import title_tokens
 from ranker.weights import settle
@@ -67,6 +67,7 @@ def train(
         raise BadInput("no user has two training items: there is nothing to mask. Lower --min-user.")
     documents = written(base, len(data), len(data.catalog), config)
     texts = contents(data.catalog, documents, reviews)
+    plain_attention(base.model, config.most_items + config.most_words)
     embeddings = Embeddings(len(data), _begin(base, data, parts, config)).to(base.device, base.dtype)
     model = CLLM4Rec(base, embeddings, config.lambda_c if config.content else 0.0)
     identity = {"config": asdict(config), "data": data.digest}
@@ -146,7 +147,13 @@ def _told(model: CLLM4Rec, texts: Sequence[Document]) -> Callable[[], float]:
 
 def _validation(ranker: RecLLMScorer, parts: Holdout, data: Prepared, config: CLLM4RecConfig) -> Callable[[], float]:
     asked = evaluate.ask(parts, data.user_ids, "valid", config.validation_users)
-    return lambda: sum(measured(best_items(ranker, asked.histories, asked.seen, None), asked.truths).values())
+    items = len(data.catalog)
+
+    def validate() -> float:
+        best_UK = best_items(by_recllm(ranker), items, asked.histories, asked.seen, None)
+        return sum(measured(best_UK, asked.truths).values())
+
+    return validate
 
 
 def _blend(data: Prepared, retriever: Retriever, ranker: RecLLMScorer, config: CLLM4RecConfig) -> Fit:

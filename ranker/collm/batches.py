@@ -14,6 +14,8 @@ from shared.history import History
 from shared.protocols import Retriever
 
 BLOCK, POOL = 512, 20
+MOST = 20
+"""Pairs of one packed prompt."""
 
 
 def pairs_of(data: Prepared, retriever: Retriever, config: CoLLMConfig) -> PairData:
@@ -46,10 +48,15 @@ def everything(data: Prepared, config: CoLLMConfig) -> Pairs:
     return _labelled(data, events, None, config.behaviour_negatives, config, 3)
 
 
-def slates(pairs: Pairs) -> list[np.ndarray]:
-    """Rows that stand together and ask one user with one history."""
-    same_N = (pairs.users_N[1:] == pairs.users_N[:-1]) & (pairs.histories_NL[1:] == pairs.histories_NL[:-1]).all(1)
-    return np.split(np.arange(len(pairs)), np.flatnonzero(~same_N) + 1)
+def slates(pairs: Pairs, together: int = 0) -> list[np.ndarray]:
+    """Rows that stand together and ask one user with one history, MOST at once. together: instead so many of a user's
+    rows at once, whatever their histories."""
+    same_N = pairs.users_N[1:] == pairs.users_N[:-1]
+    if not together:
+        same_N = same_N & (pairs.histories_NL[1:] == pairs.histories_NL[:-1]).all(1)
+    whole = np.split(np.arange(len(pairs)), np.flatnonzero(~same_N) + 1)
+    most = together or MOST
+    return [part for rows in whole for part in np.split(rows, range(most, len(rows), most))]
 
 
 def _some(events: list[tuple[int, int]], wanted: int, seed: int) -> list[tuple[int, int]]:

@@ -33,9 +33,9 @@ def report(scorer: CoLLMScorer, data: PairData, users: int = 0) -> dict[str, Any
         everyone = np.unique(test.users_N)
         some = everyone[:: max(1, len(everyone) // users)][:users]
         test = test.take(np.flatnonzero(np.isin(test.users_N, some)))
-    rows = {"text only": measured(test, score_pairs(model, test, False, "text only"))}
+    rows = {"text only": measured(test, score_pairs(model, test, False, "text only", packed=True))}
     if model.behaviour is not None:
-        rows["hybrid"] = measured(test, score_pairs(model, test, True, "hybrid"))
+        rows["hybrid"] = measured(test, score_pairs(model, test, True, "hybrid", packed=True))
         rows["collaborative model"] = measured(test, pair_logits(model.behaviour, test))
     return {"protocol": "collm", "data": {"name": data.name, "digest": data.digest}, "pairs": len(test), "rows": rows}
 

@@ -35,6 +35,14 @@ class Asked:
     items: Sequence[int]
 
 
+def asked_of(pairs: Pairs, slates: Sequence[np.ndarray]) -> list[Asked]:
+    """slates: rows of one user and history each."""
+    return [
+        Asked(int(pairs.users_N[rows[0]]), real(pairs.histories_NL[rows[0]]), pairs.items_N[rows].tolist())
+        for rows in slates
+    ]
+
+
 def mapping(behaviour: Behaviour, hidden: int) -> Projector:
     """One for users and items alike (equation 4)."""
     scale = unit_scale(behaviour.known_item_vectors())
@@ -52,19 +60,13 @@ class CoLLM:
 
     def pair_logits(self, pairs: Pairs, hybrid: bool) -> Tensor:
         """N, one whole prompt a pair: what training descends on."""
-        rows = zip(pairs.users_N, pairs.histories_NL, pairs.items_N, strict=True)
-        asked = [Asked(int(user), real(history), [int(item)]) for user, history, item in rows]
-        groups, fill = self.groups(asked, hybrid)
+        groups, fill = self.groups(asked_of(pairs, [np.array([row]) for row in range(len(pairs))]), hybrid)
         states_ND = last_states(self.base, [group.prefix + group.branches[0] for group in groups], fill)
         return self._answers(states_ND)[:, 0]
 
     def slate_logits(self, pairs: Pairs, slates: Sequence[np.ndarray], hybrid: bool) -> Tensor:
         """N, slate after slate: rows of one user and history share one packed prompt."""
-        asked = [
-            Asked(int(pairs.users_N[rows[0]]), real(pairs.histories_NL[rows[0]]), pairs.items_N[rows].tolist())
-            for rows in slates
-        ]
-        groups, fill = self.groups(asked, hybrid)
+        groups, fill = self.groups(asked_of(pairs, slates), hybrid)
         return torch.cat([self._answers(states_CD)[:, 0] for states_CD in branch_states(self.base, groups, fill)])
 
     def logits(self, asked: Sequence[Asked], hybrid: bool) -> list[tuple[Tensor, Tensor]]:

@@ -59,6 +59,9 @@ class CoLLMConfig:
     packed: bool = False
     """In training too an event and its negatives share one prompt, as candidates do in serving: several times the pairs
     in the same time. All that counts prompts then counts events."""
+    together: int = 0
+    """Of packed training on labelled pairs: so many of a user's share one prompt, asked with the history that the first
+    of them had. 0: only pairs whose history is the same."""
     teacher: float = 0.0
     """Share of each label in step two that is the collaborative model's probability instead: what a short training
     hears of it. The paper has 0."""
@@ -146,7 +149,16 @@ def configure(recipe: str, overrides: dict[str, str], text_only: bool = False) -
     ):
         if getattr(config, name) < 1:
             raise BadInput(f"{name}={getattr(config, name)}: at least 1")
-    for name in ("text_prompts", "mapping_prompts", "warmup", "layers", "lora_first_layer", "history", "seed"):
+    for name in (
+        "text_prompts",
+        "mapping_prompts",
+        "together",
+        "warmup",
+        "layers",
+        "lora_first_layer",
+        "history",
+        "seed",
+    ):
         if getattr(config, name) < 0:
             raise BadInput(f"{name}={getattr(config, name)}: 0 or more")
     for name in ("hard", "teacher"):
@@ -160,6 +172,8 @@ def configure(recipe: str, overrides: dict[str, str], text_only: bool = False) -
         raise BadInput(f"behaviour={config.behaviour} knows sequences only: take mf, lightgcn, sasrec, din or lrurec")
     if config.teacher and config.behaviour == "lrurec":
         raise BadInput(f"teacher={config.teacher}: lrurec gives scores and no probabilities; take another behaviour")
+    if config.together and not config.packed:
+        raise BadInput(f"together={config.together}: only packed prompts hold several pairs; say packed=true")
     if config.tallrec and config.tune in ("text", *AT_ONCE):
         raise BadInput(f"tallrec={config.tallrec}: tune={config.tune} has no step two that could begin from it")
     return config

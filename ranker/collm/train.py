@@ -23,12 +23,12 @@ from ranker.behaviour.model import Behaviour, Sizes
 from ranker.behaviour.models import save
 from ranker.blend import Fit, fit, report
 from ranker.collm.batches import everything, pairs_of, slates
-from ranker.collm.model import CoLLM, mapping, pair_loss
+from ranker.collm.model import CoLLM, asked_of, mapping, pair_loss
 from ranker.collm.rank import MAPPING, USERS, CoLLMScorer, numbered, prompt_builder
 from ranker.collm.recipes import AT_ONCE, CoLLMConfig
 from ranker.descent import Pace, Progress, descend, rows_at
 from ranker.evaluate import CANDIDATES, ask
-from ranker.fit import ADAPTER, add_lora, keep_memory, require_checkpoint, set_adapter_weights
+from ranker.fit import ADAPTER, add_lora, keep_memory, plain_attention, require_checkpoint, set_adapter_weights
 from ranker.opinion import opinions
 from ranker.weights import settle
 from shared import metrics
@@ -40,6 +40,9 @@ from shared.errors import BadInput
 from shared.history import History
 from shared.progress import progress
 from shared.protocols import Retriever
+
+TYPICAL = 32
+"""Prompts whose length speaks for all."""
 
 
 def train(
@@ -72,7 +75,8 @@ def train(
     identity = {"config": asdict(config), "data": data.digest}
     valid = _some(pairs.valid, config)
     told_N = _told(pairs.train, behaviour, config)
-    units = slates(pairs.train) if config.packed else [np.array([row]) for row in range(len(pairs.train))]
+    units = slates(pairs.train, config.together) if config.packed else [np.array([n]) for n in range(len(pairs.train))]
+    plain_attention(base.model, max(map(len, model.groups(asked_of(pairs.train, units[:TYPICAL]), False)[0])))
     steps: dict[str, Progress] = {}
     for step in _steps(config):
         prompts = (config.text_prompts if step == "text" else config.mapping_prompts) or len(units)

@@ -184,11 +184,8 @@ def _questions_loss(base: Backbone, labels_K: Tensor, batch: list[Example], conf
     told = [(e, e.asks) for e in batch if e.asks]
     groups = [Group(e.prompt, asks.questions) for e, asks in told]
     packed = pack(groups).to(base.device)
-    # Added to the scores: plain attention takes no mask of booleans.
-    hidden_B1TT = torch.zeros_like(packed.mask_B1TT, dtype=base.dtype)
-    hidden_B1TT.masked_fill_(~packed.mask_B1TT, torch.finfo(base.dtype).min)
     states_BTD = base.model.model(
-        input_ids=packed.ids_BT, position_ids=packed.positions_BT, attention_mask=hidden_B1TT
+        input_ids=packed.ids_BT, position_ids=packed.positions_BT, attention_mask=packed.bias(base.dtype)
     ).last_hidden_state
     rows_Q = [row for row, group in enumerate(groups) for _ in group.branches]
     ends_Q = [end for group in groups for end in branch_ends(group)]

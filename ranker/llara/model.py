@@ -37,15 +37,10 @@ class LLaRA:
         prompts = [self.prompt(slate.history, slate.candidates, hybrid) for slate in batch]
         answers = [self.prompts.right(slate.candidates, slate.right) for slate in batch]
         whole = [prompt + answer[:-1] for prompt, answer in zip(prompts, answers, strict=True)]
-        hidden_BTD, _ = states(self.base, whole, self.fill)
-        row_N = [row for row, answer in enumerate(answers) for _ in answer]
-        place_N = [
-            place
-            for prompt, answer in zip(prompts, answers, strict=True)
-            for place in range(len(prompt) - 1, len(prompt) - 1 + len(answer))
-        ]
+        told = zip(states(self.base, whole, self.fill), prompts, strict=True)
+        hidden_ND = torch.cat([hidden_TD[len(prompt) - 1 :] for hidden_TD, prompt in told])
         target_N = torch.tensor([token for answer in answers for token in answer], device=self.base.device)
-        return F.cross_entropy(self.base.model.lm_head(hidden_BTD[row_N, place_N]).float(), target_N)
+        return F.cross_entropy(self.base.model.lm_head(hidden_ND).float(), target_N)
 
     def opinions(
         self, histories: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]], hybrid: bool

@@ -25,6 +25,8 @@ class LLaRAConfig:
     quantization: Quantization = "none"
     behaviour: Name = "sasrec"
     """The sequential model behind the behavioural tokens. lrurec is the retriever's own, as trained."""
+    sequential: str = ""
+    """The folder of a trained LLaRA: its sequential model is taken, so that several runs differ in nothing else."""
     width: int = 64
     curriculum: Curriculum = "curriculum"
     """curriculum: a batch is hybrid with probability t / T (the paper). direct: always. two-stage: text-only, then
@@ -134,4 +136,6 @@ def configure(recipe: str, overrides: dict[str, str]) -> LLaRAConfig:
         raise BadInput(f"behaviour_decays={config.behaviour_decays}: one or more numbers, 0 or above")
     if config.behaviour in ("mf", "lightgcn", "din"):
         raise BadInput(f"behaviour={config.behaviour} knows no sequence: take gru4rec, caser, sasrec or lrurec")
+    if config.sequential and config.behaviour == "lrurec":
+        raise BadInput(f"sequential={config.sequential}: behaviour=lrurec is the retriever's own model already")
     return config

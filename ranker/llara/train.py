@@ -17,12 +17,12 @@ from ranker import golden, weights
 from ranker.behaviour import lrurec
 from ranker.behaviour.fit import FitConfig, Selected, fit_nexts, next_mrr, select
 from ranker.behaviour.model import Sizes
-from ranker.behaviour.models import save
+from ranker.behaviour.models import load, save
 from ranker.blend import Fit, fit
 from ranker.blend import report as blend_report
 from ranker.descent import Pace, Progress, descend
 from ranker.evaluate import ask
-from ranker.fit import ADAPTER, add_lora, keep_memory, require_checkpoint
+from ranker.fit import ADAPTER, add_lora, keep_memory, plain_attention, require_checkpoint
 from ranker.llara.batches import Slate, fixed_slates, nexts_of, slates_at
 from ranker.llara.curriculum import is_hybrid
 from ranker.llara.evaluate import by_score
@@ -31,13 +31,16 @@ from ranker.llara.rank import PROJECTOR, LLaRAScorer, answer_tokens, prompt_buil
 from ranker.llara.recipes import LLaRAConfig
 from ranker.opinion import opinions
 from ranker.weights import settle
-from shared.artifact import Manifest, package_versions, seal, writing
+from shared.artifact import Manifest, open_artifact, package_versions, seal, writing
 from shared.data.pairs import NextData, Nexts
 from shared.data.prepared import Prepared
 from shared.data.split import cases
 from shared.errors import BadInput
 from shared.history import History
 from shared.protocols import Retriever
+
+TYPICAL = 32
+"""Prompts whose length speaks for all."""
 
 
 def train(
@@ -78,6 +81,8 @@ def train(
     model = LLaRA(base, prompt_builder(base, data.catalog, config), behaviour, projector)
     items = len(data.catalog)
     valid = fixed_slates(_some(nexts.valid, config.validation_rows, config.seed), items, retriever, config)
+    typical = fixed_slates(nexts.train.take(np.arange(min(TYPICAL, len(nexts.train)))), items, None, config)
+    plain_attention(base.model, max(len(model.prompt(slate.history, slate.candidates, True)) for slate in typical))
     pace = _pace(config, len(nexts.train))
     learning = {n: p for n, p in wrapped.named_parameters() if p.requires_grad}
     learning |= {f"projector.{n}": p for n, p in projector.named_parameters()}
@@ -113,6 +118,8 @@ def _behaviour(nexts: NextData, config: LLaRAConfig, retriever: Path | None, dev
         read = lrurec.read(retriever, nexts.catalog).requires_grad_(False).to(device)
         settle(read, config.precision)
         return Selected(read, next_mrr(read, nexts.valid), 0.0)
+    if config.sequential:
+        return _taken(Path(config.sequential), nexts, config, device)
     sizes = Sizes(users=0, items=len(nexts.catalog), width=config.width, window=nexts.train.histories_NL.shape[1])
     fitting = FitConfig(epochs=config.behaviour_epochs, seed=config.seed)
     chosen = select(
@@ -122,6 +129,20 @@ def _behaviour(nexts: NextData, config: LLaRAConfig, retriever: Path | None, dev
     )
     settle(chosen.model, config.precision)
     return chosen
+
+
+def _taken(folder: Path, nexts: NextData, config: LLaRAConfig, device: torch.device) -> Selected:
+    made = open_artifact(folder, "ranker", methods=("llara",))
+    if made.data_digest != nexts.digest:
+        raise BadInput(
+            f"sequential={folder} was trained on other data: {made.data_digest[:8]}, here {nexts.digest[:8]}."
+        )
+    if made.config["behaviour"] != config.behaviour:
+        raise BadInput(f"sequential={folder} holds {made.config['behaviour']}; this run has {config.behaviour}.")
+    told = made.metrics["behaviour"]
+    model = load(config.behaviour, made.extra["sizes"], folder).to(device)
+    settle(model, config.precision)
+    return Selected(model, told["mrr"], told["weight_decay"])
 
 
 def _some(nexts: Nexts, wanted: int, seed: int) -> Nexts:

@@ -36,6 +36,13 @@ def section(folder: Path) -> str:
         lines.append(f"| {name} (paper, AM-Beauty) | {cells} |  |  |")
     lines.append(f"| popularity | {_cells(made[0]['rows']['popularity'])} |  |  |")
     for report in made:
+        if "multi-vae" in report:
+            how = report["multi-vae"]
+            lines.append(
+                f"| Multi-VAE, cornac {how['packages']['cornac']}, beta {how['beta']:g}, {how['epochs']} epochs | "
+                f"{_cells(report['rows']['multi-vae'])} |  |  |"
+            )
+    for report in made:
         config = report["ranker"]["config"]
         told = config["pretrain"] + (config["content_first"] if config["content"] else 0)
         tuned = config["tune"] if config["finetune"] else 0

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ranker.backbone import Backbone
-from ranker.engines.soft import branch_log_likelihoods, branch_states, last_states
+from ranker.engines.soft import alike, branch_log_likelihoods, branch_states, last_states
 from ranker.packed import Group, branch_ends, branch_starts, pack
 
 
@@ -37,6 +37,29 @@ def test_a_packed_sequence_equals_twenty_whole_prompts(bpe: Backbone) -> None:
         for branch, state_D in zip(group.branches, states_CD, strict=True):
             whole_D = last_states(bpe, [group.prefix + branch], lambda s: soft_SD[s])[0]
             assert float((whole_D - state_D).abs().max()) < 1e-4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_plain_attention_sees_what_the_mask_shows(bpe: Backbone, attention: str) -> None:
+    soft_SD, asked, before = soft(bpe), groups(bpe), bpe.model.config._attn_implementation
+    bpe.model.set_attn_implementation(attention)
+    try:
+        packed = branch_states(bpe, asked, lambda s: soft_SD[s])
+        whole = [last_states(bpe, [g.prefix + b for b in g.branches], lambda s: soft_SD[s]) for g in asked]
+    finally:
+        bpe.model.set_attn_implementation(before)
+    for states_CD, whole_CD in zip(packed, whole, strict=True):
+        assert float((states_CD - whole_CD).abs().max()) < 1e-4
+
+
+def test_rows_of_like_lengths_go_together_on_a_cpu_and_all_at_once_elsewhere() -> None:
+    lengths = [100, 20, 110, 21, 5, 112, 300]
+    parts = list(alike(lengths, torch.device("cpu")))
+    assert sorted(row for part in parts for row in part) == list(range(len(lengths)))
+    assert parts == [[4], [1, 3], [0, 2, 5], [6]]
+    assert [sorted(part) for part in alike(lengths, torch.device("meta"))] == [list(range(len(lengths)))]
+    assert list(alike([], torch.device("cpu"))) == []
 
 
 @torch.no_grad()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ranker.collm.batches import everything, pairs_of, slates
+from ranker.collm.batches import MOST, everything, pairs_of, slates
 from shared.data.pairs import Pairs, real
 from shared.data.split import train_sequence
 from tests.ranker import tiny
@@ -83,3 +83,19 @@ def test_the_same_seed_gives_the_same_pairs() -> None:
     one, again, other = (pairs_of(tiny.DATA, RETRIEVER, config(seed=s)).train for s in (1, 1, 2))
     assert np.array_equal(one.items_N, again.items_N)
     assert not np.array_equal(one.items_N, other.items_N)
+
+
+def test_a_slate_of_several_histories_holds_one_users_pairs_in_their_order() -> None:
+    pairs = pairs_of(tiny.DATA, RETRIEVER, config(negatives=2)).train
+    pairs = pairs.take(np.argsort(pairs.users_N, kind="stable"))
+    exact, wide = slates(pairs), slates(pairs, together=8)
+    for units in (exact, wide):
+        assert np.concatenate(units).tolist() == list(range(len(pairs)))
+        assert all(len(set(pairs.users_N[rows].tolist())) == 1 for rows in units)
+    assert max(map(len, wide)) == 8
+    assert all(len({tuple(history) for history in pairs.histories_NL[rows]}) == 1 for rows in exact)
+
+
+def test_a_long_slate_is_cut() -> None:
+    pairs = pairs_of(tiny.DATA, RETRIEVER, config(negatives=MOST + 4)).train
+    assert max(map(len, slates(pairs))) == MOST

@@ -46,6 +46,20 @@ def artifacts(bpe_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     return {name: folder / name for name in kinds}
 
 
+def test_a_sequential_model_can_be_another_runs(
+    artifacts: dict[str, Path], bpe_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backbone, "best_dtype", lambda device: torch.float32)
+    manifest = made.trained(tmp_path / "taken", bpe_folder, sequential=str(artifacts["title"]))
+    assert same(artifacts["title"], tmp_path / "taken", FILE)
+    assert same(artifacts["title"], tmp_path / "taken", ADAPTER)
+    assert manifest.metrics["behaviour"]["mrr"] > 0
+    with pytest.raises(BadInput, match="holds gru4rec; this run has caser"):
+        made.trained(tmp_path / "other", bpe_folder, sequential=str(artifacts["title"]), behaviour="caser")
+    with pytest.raises(BadInput, match="already"):
+        configure("demo", {"sequential": "somewhere"})
+
+
 def same(one: Path, other: Path, name: str) -> bool:
     a, b = load_file(one / name), load_file(other / name)
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)

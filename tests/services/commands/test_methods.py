@@ -88,6 +88,26 @@ def test_llara_on_the_papers_rows(model: str, tmp_path: Path, capsys: pytest.Cap
     assert "generated" in capsys.readouterr().out
 
 
+def test_multi_vae_stands_beside_recllm_on_its_own_split(model: str, tmp_path: Path) -> None:
+    data, told = tmp_path / "data", tmp_path / "told.json"
+    events = [f"u{user},i{item},{n}" for user in range(12) for n, item in enumerate(range(user % 2, 20, 2))]
+    (tmp_path / "events.csv").write_text("\n".join(["user_id,item_id,timestamp", *events]))
+    titles = [f"i{n},{title}" for n, title in enumerate(tiny.titles(20))]
+    (tmp_path / "items.csv").write_text("\n".join(["item_id,title", *titles]))
+    source = ["--source", str(tmp_path / "events.csv"), "--items", str(tmp_path / "items.csv")]
+    assert main(["data", "prepare", "--dataset", "table", *source, "--out", str(data)]) == 0
+    words = ("layers=0", "pretrain=8", "tune=8", "split=random", "batch=4", "validate_every=8", "warmup=1")
+    sizes = [word for setting in words for word in ("--set", setting)]
+    train = ["train", "ranker", "--method", "cllm4rec", "--data", str(data), "--out", str(tmp_path / "out")]
+    assert main([*train, "--backbone", model, "--device", "cpu", *sizes]) == 0
+    evaluate = ["evaluate", "--protocol", "cllm4rec", "--data", str(data), "--ranker", str(tmp_path / "out")]
+    assert main([*evaluate, "--device", "cpu", "--baselines", "multi-vae", "--json", str(told)]) == 0
+    made = json.loads(told.read_text())
+    assert set(made["rows"]) == {"popularity", "recllm", "multi-vae"}
+    assert made["multi-vae"]["packages"]["cornac"]
+    assert main([*evaluate, "--device", "cpu", "--baselines", "als"]) == 2
+
+
 @pytest.mark.parametrize(
     ("words", "fault"),
     [

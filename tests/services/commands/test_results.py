@@ -118,16 +118,20 @@ def test_cllm4recs_ablations_have_their_papers_names_and_its_sweep_a_picture(tmp
     kinds = [{}, {"lambda_c": 10.0}, {"content": False}, {"content": False, "finetune": False}, {"reorder": False}]
     for number, kind in enumerate(kinds):
         row = {"recall@20": 0.1 + number / 100, "recall@40": 0.2, "ndcg@100": 0.3}
-        made = {
+        made: dict[str, Any] = {
             "protocol": "cllm4rec",
             "users": 610,
             "rows": {"popularity": row, "recllm": row},
             "ranker": {"config": whole | sizes | kind, "metrics": {"train_seconds": 60.0}},
             "hardware": {"cpu": "AMD EPYC", "cores": 2, "gpu": None},
         }
+        if not number:
+            made["rows"]["multi-vae"] = {"recall@20": 0.15, "recall@40": 0.2, "ndcg@100": 0.3}
+            made["multi-vae"] = {"beta": 0.2, "epochs": 40, "packages": {"cornac": "3.0.1"}}
         (folder / f"{number}.json").write_text(json.dumps(made))
     results.run(results.Results(source=tmp_path / "results", out=tmp_path / "results.md"))
     page = (tmp_path / "results.md").read_text()
+    assert page.count("| Multi-VAE, cornac 3.0.1, beta 0.2, 40 epochs | 0.1500 | 0.2000 | 0.3000 |") == 1
     assert "| **CLLM4Rec**, smollm2-135m, all layers | 0.1000 | 0.2000 | 0.3000 | 500, 50 | 60 s |" in page
     for name in ("CLLM4Rec, lambda_c 10", "LLM-CF", "LLM-CF and LLM-PreRec", "LLM-FixOrd"):
         assert f"| **{name}**, " in page
