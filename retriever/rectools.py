@@ -28,6 +28,7 @@ from shared.metrics import rank_of, recall
 LISTED = 20
 """Items of a user's list, beside those that the evaluation leaves out."""
 MODELS = ("sasrec", "bert4rec")
+LOSSES = ("softmax", "sampled_softmax", "gBCE", "BCE")
 VALID_USERS = 4_000
 
 
@@ -80,10 +81,11 @@ def _model(args: argparse.Namespace) -> Any:
         n_blocks=2,
         n_heads=2,
         dropout_rate=args.dropout,
-        session_max_len=args.window,
+        session_max_len=args.session or args.window,
         lr=args.learning_rate,
         batch_size=args.batch,
-        loss="softmax",
+        loss=args.loss,
+        n_negatives=args.negatives,
         recommend_torch_device="cpu",
         get_trainer_func=_trainer,
         **own,
@@ -138,9 +140,17 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="the prepared data folder")
     parser.add_argument("--out", type=Path, required=True, help="the lists, Parquet; replaced")
     parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--window", type=int, default=50, help="items of a history that the model sees")
+    parser.add_argument("--window", type=int, default=50, help="items of a history that are seen, and never listed")
+    parser.add_argument("--session", type=int, default=0, help="fewer of them for the model alone; 0: --window")
     parser.add_argument("--dropout", type=float, default=0.2)
     parser.add_argument("--mask", type=float, default=0.2, help="share of masked items, bert4rec")
+    parser.add_argument(
+        "--loss",
+        choices=LOSSES,
+        default="softmax",
+        help="over the whole catalogue, or sampled negatives where that is too slow",
+    )
+    parser.add_argument("--negatives", type=int, default=256, help="for each position, not for softmax")
     parser.add_argument("--learning-rate", type=float, default=0.001)
     parser.add_argument("--batch", type=int, default=128, help="users")
     parser.add_argument("--epochs", type=int, default=200, help="at most")

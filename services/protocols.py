@@ -50,7 +50,8 @@ def _collm(args: Evaluate) -> dict[str, Any]:
         return collaborative(collm.read(args.data, WINDOW), args.baselines, WINDOW, args.seed)
     data = collm.read(args.data, _manifest(args).config["window"])
     loaded, scorer = _loaded(args, data.catalog, CoLLMScorer)
-    return report(scorer, data, args.users) | {"ranker": loaded}
+    shared = bool(loaded["config"]["tallrec"])
+    return report(scorer, data, args.users, shared) | {"ranker": loaded}
 
 
 def _llara(args: Evaluate) -> dict[str, Any]:

@@ -20,20 +20,25 @@ from shared.errors import BadInput
 WIDTHS = {"mf": 256, "lightgcn": 64, "sasrec": 64, "din": 64}
 """Of the collaborative models (section 5.1.4)."""
 DECAYS = (1e-3, 1e-2, 1e-1)
+PRIOR = 5
+"""Pairs of the mean label that every item begins with, where nothing but items is told apart."""
 
 
-def report(scorer: CoLLMScorer, data: PairData, users: int = 0) -> dict[str, Any]:
+def report(scorer: CoLLMScorer, data: PairData, users: int = 0, shared: bool = False) -> dict[str, Any]:
     """Rows of the artifact, of its text-only prompt (TALLRec, where LoRA was frozen after step one) and of its
     collaborative model, each over all test pairs, the warm and the cold.
 
-    users: at most this many, evenly spaced; 0 for all.
+    users: at most this many, evenly spaced; 0 for all. shared: step one is another artifact's, which has the row of
+    text alone.
     """
     model, test = scorer.model, data.test
     if users:
         everyone = np.unique(test.users_N)
         some = everyone[:: max(1, len(everyone) // users)][:users]
         test = test.take(np.flatnonzero(np.isin(test.users_N, some)))
-    rows = {"text only": measured(test, score_pairs(model, test, False, "text only", packed=True))}
+    rows = {}
+    if not shared:
+        rows["text only"] = measured(test, score_pairs(model, test, False, "text only", packed=True))
     if model.behaviour is not None:
         rows["hybrid"] = measured(test, score_pairs(model, test, True, "hybrid", packed=True))
         rows["collaborative model"] = measured(test, pair_logits(model.behaviour, test))
@@ -43,12 +48,12 @@ def report(scorer: CoLLMScorer, data: PairData, users: int = 0) -> dict[str, Any
 def collaborative(
     data: PairData, names: Sequence[str], window: int, seed: int, decays: Sequence[float] = DECAYS, epochs: int = 100
 ) -> dict[str, Any]:
-    """Rows of the collaborative models alone, trained here; validation AUC chooses the weight decay. Raises BadInput
-    for an unknown name."""
+    """Rows of the collaborative models alone, trained here; validation AUC chooses the weight decay. And of the items'
+    mean labels: what anybody knows who cannot tell users apart. Raises BadInput for an unknown name."""
     for name in names:
         if name not in WIDTHS:
             raise BadInput(f"{name!r} is no collaborative model of CoLLM's; there are {', '.join(WIDTHS)}")
-    rows, fitted = {}, {}
+    rows, fitted = {"item mean": measured(data.test, item_means(data.train, data.test))}, {}
     for name in names:
         sizes = Sizes(users=len(data.user_ids), items=len(data.catalog), width=WIDTHS[name], window=window)
         fit = partial(fit_pairs, name, sizes, data.train, data.valid, device=torch.device("cpu"))
@@ -65,6 +70,14 @@ def collaborative(
         "fitted": fitted,
         "rows": rows,
     }
+
+
+def item_means(train: Pairs, test: Pairs) -> np.ndarray:
+    """Per pair of `test` the mean label of its item in `train`, smoothed."""
+    most = int(max(train.items_N.max(), test.items_N.max())) + 1
+    seen_I = np.bincount(train.items_N, minlength=most)
+    liked_I = np.bincount(train.items_N, weights=train.labels_N, minlength=most)
+    return ((liked_I + PRIOR * float(train.labels_N.mean())) / (seen_I + PRIOR))[test.items_N]
 
 
 def measured(pairs: Pairs, scores_N: np.ndarray) -> dict[str, dict[str, float]]:

@@ -37,6 +37,9 @@ def section(folder: Path) -> str:
         "| model | all | warm | cold | paper, all |",
         "| --- | --- | --- | --- | --- |",
     ]
+    if "item mean" in found:
+        cells = [_cell(found["item mean"], part) for part in PARTS]
+        lines.append("| the item's mean label, whoever asks | " + " | ".join(cells) + " |  |")
     for name, published in PAPER.items():
         cells = [_cell(found[name], part) for part in PARTS] if name in found else ["", "", ""]
         lines.append(f"| {_title(name)} | " + " | ".join(cells) + f" | {published[0]:.4f} / {published[1]:.4f} |")
@@ -47,7 +50,26 @@ def section(folder: Path) -> str:
                 f"{_title(name)}: width {one['width']}, weight decay {one['weight_decay']:g}, validation AUC "
                 f"{one['valid_auc']:.4f}, seed {report['seed']}.\n"
             )
+        lines += _trained(report)
     return "\n".join(lines)
+
+
+def _trained(report: Mapping[str, Any]) -> list[str]:
+    """How a language model came to be, and on what."""
+    if "ranker" not in report:
+        return []
+    config, metrics, hardware = report["ranker"]["config"], report["ranker"]["metrics"], report["hardware"]
+    [name] = _named(report)
+    steps = []
+    for step, how in metrics["steps"].items():
+        curve = ", ".join(f"{score:.4f} ({prompts:,})" for prompts, score, _ in how["curve"])
+        rule = f" of up to {config['together']} pairs" if config["packed"] and config["together"] else ""
+        steps.append(f"step {step}: validation AUC after so many prompts{rule} {curve}")
+    return [
+        f"{_title(name)}: {config['backbone']}, {config['layers'] or 'all'} layers, {'; '.join(steps)}; "
+        f"{metrics['train_seconds']:,.0f} s on {hardware['cores']} cores ({hardware['cpu']}, "
+        f"{hardware['gpu'] or 'no GPU'}).\n"
+    ]
 
 
 def _named(report: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -15,7 +15,7 @@ from ranker import backbone
 from ranker.behaviour.fit import pair_logits
 from ranker.behaviour.models import FILE
 from ranker.collm.batches import pairs_of
-from ranker.collm.evaluate import measured, report
+from ranker.collm.evaluate import PRIOR, item_means, measured, report
 from ranker.collm.rank import MAPPING, CoLLMScorer
 from ranker.collm.recipes import RECIPES, configure
 from ranker.fit import ADAPTER
@@ -187,6 +187,15 @@ def test_the_mapping_learns_a_taste_that_no_title_tells(bpe_folder: Path, tmp_pa
     assert rows["hybrid"]["all"]["uauc"] > 0.85
     assert abs(rows["text only"]["all"]["auc"] - 0.5) < 0.12
     assert rows["collaborative model"]["warm"]["pairs"] + rows["collaborative model"]["cold"]["pairs"] == 300
+
+
+def test_an_items_mean_is_that_of_its_training_pairs_and_of_all_where_there_are_none() -> None:
+    data = made.pair_data()
+    means_N = item_means(data.train, data.test)
+    overall = float(data.train.labels_N.mean())
+    for item, mean in zip(data.test.items_N, means_N, strict=True):
+        own = data.train.labels_N[data.train.items_N == item]
+        assert mean == pytest.approx((own.sum() + PRIOR * overall) / (len(own) + PRIOR))
 
 
 def test_int8_is_a_third_of_the_file_and_orders_alike(artifacts: dict[str, Path]) -> None:

@@ -52,6 +52,11 @@ def test_collm_and_tallrec_on_the_papers_pairs(model: str, tmp_path: Path) -> No
     evaluate = ["evaluate", "--protocol", "collm", "--data", data, "--ranker", str(tmp_path / "collm")]
     assert main([*evaluate, "--device", "cpu", "--json", str(told)]) == 0
     assert set(json.loads(told.read_text())["rows"]) == {"text only", "hybrid", "collaborative model"}
+    first = ["--set", f"tallrec={tmp_path / 'tallrec'}", "--set", "tune=mapping", "--out", str(tmp_path / "second")]
+    assert main(["train", "ranker", "--method", "collm", *common, *sizes, *first]) == 0
+    evaluate[-1] = str(tmp_path / "second")
+    assert main([*evaluate, "--device", "cpu", "--json", str(told)]) == 0
+    assert set(json.loads(told.read_text())["rows"]) == {"hybrid", "collaborative model"}
 
 
 def test_the_collaborative_models_alone_on_the_papers_pairs(
@@ -64,7 +69,7 @@ def test_the_collaborative_models_alone_on_the_papers_pairs(
     evaluate = ["evaluate", "--protocol", "collm", "--data", data, "--json", str(told), "--baselines"]
     assert main([*evaluate, "mf", "din"]) == 0
     made = json.loads(told.read_text())
-    assert set(made["rows"]) == {"mf", "din"}
+    assert set(made["rows"]) == {"item mean", "mf", "din"}
     assert {one["weight_decay"] for one in made["fitted"].values()} <= set(made["decays"])
     assert main([*evaluate, "als"]) == 2
     assert "'als' is no collaborative model" in capsys.readouterr().err

@@ -65,11 +65,15 @@ def test_collms_pairs_stand_beside_the_papers_rows(tmp_path: Path) -> None:
     folder = tmp_path / results_collm.FOLDER
     folder.mkdir()
     fitted = {"mf": {"width": 256, "weight_decay": 0.01, "valid_auc": 0.67}}
-    ranker = {"name": "collm@1", "config": {"behaviour": "din"}}
+    config = {"behaviour": "din", "backbone": "smollm2-135m", "layers": 12, "packed": True, "together": 16}
+    curve = {"steps": {"mapping": {"curve": [[640, 0.61, 0.7], [1280, 0.63, 0.6]]}}, "train_seconds": 71.0}
+    ranker = {"name": "collm@1", "config": config, "metrics": curve}
+    text = ranker | {"config": config | {"together": 0}, "metrics": {"steps": {}, "train_seconds": 5.0}}
+    machine = {"hardware": {"cpu": "AMD EPYC", "cores": 2, "gpu": None}}
     for name, made in {
-        "mf": pairs(mf=0.64) | {"fitted": fitted},
-        "din": pairs(hybrid=0.74, **{"text only": 0.71}) | {"ranker": ranker},
-        "text": pairs(**{"text only": 0.705}) | {"ranker": {"name": "tallrec@1", "config": {"behaviour": "mf"}}},
+        "mf": pairs(mf=0.64, **{"item mean": 0.7}) | {"fitted": fitted},
+        "din": pairs(hybrid=0.74, **{"text only": 0.71}) | {"ranker": ranker} | machine,
+        "text": pairs(**{"text only": 0.705}) | {"ranker": text} | machine,
     }.items():
         (folder / f"{name}.json").write_text(json.dumps(made))
     page = results.page(tmp_path)
@@ -77,7 +81,12 @@ def test_collms_pairs_stand_beside_the_papers_rows(tmp_path: Path) -> None:
     assert "| CoLLM-DIN | 0.7400 / 0.6400 |" in page
     assert "| TALLRec | 0.7050 / 0.6050 |" in page
     assert "| SASRec |  |  |  | 0.7078 / 0.6884 |" in page
+    assert "| the item's mean label, whoever asks | 0.7000 / 0.6000 |" in page
     assert "MF: width 256, weight decay 0.01" in page
+    assert (
+        "CoLLM-DIN: smollm2-135m, 12 layers, step mapping: validation AUC after so many prompts of up to 16 pairs "
+        "0.6100 (640), 0.6300 (1,280); 71 s on 2 cores (AMD EPYC, no GPU)." in page
+    )
 
 
 def test_llaras_slates_stand_beside_the_papers_rows(tmp_path: Path) -> None:
