@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -97,26 +97,32 @@ def small() -> LlamaRecConfig:
     return LlamaRecConfig(lora_targets=LINEAR_LAYERS, learning_rate=5e-4, binding_prompts=2000, negatives="mixed")
 
 
+CPU = LlamaRecConfig(
+    layers=24,
+    history=6,
+    lora_rank=6,
+    lora_alpha=24,
+    lora_first_layer=8,
+    lora_dropout=0.0,
+    lora_targets=LINEAR_LAYERS,
+    negatives="retrieved",
+    batch=8,
+)
+"""What two cores can train: the letters need 24 layers, the first 8 are as good as they are (docs/log.md)."""
+
+
 def demo() -> LlamaRecConfig:
     """What two CPU cores train in a quarter of an hour, and what ships for ML-100K."""
-    return LlamaRecConfig(
-        layers=24,
+    return replace(
+        CPU,
         template="ranked",
-        history=6,
         title_tokens=9,
         max_tokens=448,
-        lora_rank=6,
-        lora_alpha=24,
-        lora_first_layer=8,
-        lora_dropout=0.0,
-        lora_targets=LINEAR_LAYERS,
-        negatives="retrieved",
         targets=5,
         teacher=0.2,
         probe=1.0,
         binding_prompts=512,
         prompts=1_800,
-        batch=8,
         learning_rate=7e-4,
         warmup=30,
         validate_every=900,
@@ -127,24 +133,16 @@ def demo() -> LlamaRecConfig:
 def titles() -> LlamaRecConfig:
     """For catalogues whose titles say what an item is (products rather than films), forty minutes of one CPU core: a
     question for each title of the history, first for likeness alone, then for what came next."""
-    return LlamaRecConfig(
-        layers=24,
+    return replace(
+        CPU,
         template="asked",
-        history=6,
         title_tokens=10,
         max_tokens=512,
-        lora_rank=6,
-        lora_alpha=24,
-        lora_first_layer=8,
-        lora_dropout=0.0,
-        lora_targets=LINEAR_LAYERS,
-        negatives="retrieved",
         targets=3,
         alike=0.3,
         alike_sharpness=16.0,
         alike_prompts=700,
         prompts=1_500,
-        batch=8,
         learning_rate=1e-3,
         warmup=20,
         validate_every=500,
