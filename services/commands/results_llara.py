@@ -55,10 +55,14 @@ def section(folder: Path) -> str:
         lines += [_row(f"**{name}**, {way}", report["rows"][way]) for way in ways]
     lines.append("")
     for report in made:
-        trained, hardware = report["ranker"]["metrics"], report["hardware"]
+        config, trained, hardware = report["ranker"]["config"], report["ranker"]["metrics"], report["hardware"]
+        curve = ", ".join(f"{score:.4f} ({prompts:,})" for prompts, score, _ in trained["curve"])
+        rule = ""
+        if config["listwise"]:
+            rule = f", listwise loss with the sequential model as {config['teacher']:g} of its target"
         lines.append(
-            f"`{report['ranker']['name']}`, {report['ranker']['config']['curriculum']}: best at "
-            f"{trained['best_prompts']:,} prompts, {trained['train_seconds']:,.0f} s of training on "
+            f"`{report['ranker']['name']}`, {config['curriculum']}: {config['layers'] or 'all'} layers{rule}; HitRatio@1 "
+            f"on validation against prompts seen {curve}; {trained['train_seconds']:,.0f} s of training on "
             f"{hardware['cores']} cores ({hardware['cpu']}, {hardware['gpu'] or 'no GPU'}).\n"
         )
     return "\n".join(lines)

@@ -95,8 +95,9 @@ def test_llaras_slates_stand_beside_the_papers_rows(tmp_path: Path) -> None:
     share = {"value": 0.4, "low": 0.3, "high": 0.5}
     row = {"hit_ratio@1": share, "valid_ratio": share | {"value": 1.0}}
     for curriculum in ("curriculum", "direct"):
-        config = {"behaviour": "sasrec", "backbone": "smollm2-135m", "curriculum": curriculum}
-        trained = {"best_prompts": 640, "train_seconds": 71.0}
+        config = {"behaviour": "sasrec", "backbone": "smollm2-135m", "curriculum": curriculum, "layers": 0}
+        config |= {"listwise": float(curriculum == "direct"), "teacher": 0.8}
+        trained = {"curve": [[320, 0.1, 3.0], [640, 0.2, 2.0]], "train_seconds": 71.0}
         made = {
             "protocol": "llara",
             "slates": 122,
@@ -109,7 +110,10 @@ def test_llaras_slates_stand_beside_the_papers_rows(tmp_path: Path) -> None:
     assert page.count("| SASRec | 0.4000 | 0.3000 to 0.5000 | 1.00 |") == 1
     assert "| SASRec (paper) | 0.2233 |  |  |" in page
     assert "| **LLaRA, SASRec, smollm2-135m, direct**, generated | 0.4000 |" in page
-    assert "curriculum: best at 640 prompts, 71 s of training" in page
+    assert (
+        "curriculum: all layers; HitRatio@1 on validation against prompts seen 0.1000 (320), 0.2000 (640); 71 s" in page
+    )
+    assert "direct: all layers, listwise loss with the sequential model as 0.8 of its target; HitRatio@1" in page
 
 
 def test_cllm4recs_ablations_have_their_papers_names_and_its_sweep_a_picture(tmp_path: Path) -> None:
