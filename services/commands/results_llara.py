@@ -61,8 +61,8 @@ def section(folder: Path) -> str:
         if config["listwise"]:
             rule = f", listwise loss with the sequential model as {config['teacher']:g} of its target"
         lines.append(
-            f"`{report['ranker']['name']}`, {config['curriculum']}: {config['layers'] or 'all'} layers{rule}; HitRatio@1 "
-            f"on validation against prompts seen {curve}; {trained['train_seconds']:,.0f} s of training on "
+            f"`{report['ranker']['name']}`, {config['curriculum']}: {config['layers'] or 'all'} layers{rule}; "
+            f"HitRatio@1 on validation against prompts seen {curve}; {trained['train_seconds']:,.0f} s of training on "
             f"{hardware['cores']} cores ({hardware['cpu']}, {hardware['gpu'] or 'no GPU'}).\n"
         )
     return "\n".join(lines)
