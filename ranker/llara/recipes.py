@@ -34,11 +34,6 @@ class LLaRAConfig:
     answer: Answer = "title"
     """title: the answer is the title (the paper); served by the candidates' likelihoods over the shared prefix.
     letter: titles are lettered, the answer is the letter; served by the letters' logits."""
-    listwise: float = 0.0
-    """With answer=title: so much of a loss over all candidates' titles comes on top, which tells a short training which
-    title, while the paper's loss mostly tells how to copy one. The paper has 0."""
-    teacher: float = 0.0
-    """Share of that loss's target that is the sequential model's softmax over the candidates; the rest is the truth."""
     candidates: int = 20
     behaviour_epochs: int = 100
     """At most, of the small recommender; it stops when it gets no better."""
@@ -135,13 +130,8 @@ def configure(recipe: str, overrides: dict[str, str]) -> LLaRAConfig:
             raise BadInput(f"{name}={getattr(config, name)}: 0 or more")
     if not 2 <= config.candidates <= len(LETTERS):
         raise BadInput(f"candidates={config.candidates}: 2 to {len(LETTERS)}")
-    for name in ("hard", "teacher"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise BadInput(f"{name}={getattr(config, name)}: a share, 0 to 1")
-    if config.listwise < 0 or (config.listwise and config.answer != "title"):
-        raise BadInput(f"listwise={config.listwise}: 0 or more, and above 0 with answer=title alone")
-    if config.teacher and not config.listwise:
-        raise BadInput(f"teacher={config.teacher} has a share in a loss that is not asked for; say listwise=1")
+    if not 0 <= config.hard <= 1:
+        raise BadInput(f"hard={config.hard}: a share, 0 to 1")
     if not config.behaviour_decays or min(config.behaviour_decays) < 0:
         raise BadInput(f"behaviour_decays={config.behaviour_decays}: one or more numbers, 0 or above")
     if config.behaviour in ("mf", "lightgcn", "din"):

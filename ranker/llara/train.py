@@ -78,8 +78,7 @@ def train(
         dtype=base.dtype,
     ).to(base.device)
     projector = sr2llm(behaviour, base.model.config.hidden_size).to(base.device)
-    told = prompt_builder(base, data.catalog, config)
-    model = LLaRA(base, told, behaviour, projector, config.listwise, config.teacher)
+    model = LLaRA(base, prompt_builder(base, data.catalog, config), behaviour, projector)
     items = len(data.catalog)
     valid = fixed_slates(_some(nexts.valid, config.validation_rows, config.seed), items, retriever, config)
     typical = fixed_slates(nexts.train.take(np.arange(min(TYPICAL, len(nexts.train)))), items, None, config)

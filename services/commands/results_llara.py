@@ -57,11 +57,8 @@ def section(folder: Path) -> str:
     for report in made:
         config, trained, hardware = report["ranker"]["config"], report["ranker"]["metrics"], report["hardware"]
         curve = ", ".join(f"{score:.4f} ({prompts:,})" for prompts, score, _ in trained["curve"])
-        rule = ""
-        if config["listwise"]:
-            rule = f", listwise loss with the sequential model as {config['teacher']:g} of its target"
         lines.append(
-            f"`{report['ranker']['name']}`, {config['curriculum']}: {config['layers'] or 'all'} layers{rule}; "
+            f"`{report['ranker']['name']}`, {config['curriculum']}: {config['layers'] or 'all'} layers; "
             f"HitRatio@1 on validation against prompts seen {curve}; {trained['train_seconds']:,.0f} s of training on "
             f"{hardware['cores']} cores ({hardware['cpu']}, {hardware['gpu'] or 'no GPU'}).\n"
         )

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ranker.backbone import Backbone
-from ranker.behaviour.fit import next_scores
 from ranker.llara.batches import Slate
 from ranker.llara.generate import generate, named, told_titles
 from ranker.llara.model import LLaRA, sr2llm
@@ -58,37 +57,6 @@ def test_the_loss_is_the_papers_over_the_answers_tokens(bpe: Backbone, hybrid: b
         total -= slow.log_probability(model.prompt(slate.history, slate.candidates, hybrid), answer)
         tokens += len(answer)
     assert float(model.loss(BATCH, hybrid)) == pytest.approx(total / tokens, rel=1e-5)
-
-
-@pytest.mark.parametrize("teacher", [0.0, 0.7])
-@torch.no_grad()
-def test_the_listwise_loss_is_the_cross_entropy_among_the_titles_beside_the_papers(
-    bpe: Backbone, teacher: float
-) -> None:
-    plain, model = made.model(bpe), made.model(bpe)
-    model.listwise, model.teacher = 0.5, teacher
-    slow, among = Slow(model), []
-    for slate in BATCH:
-        prompt = model.prompt(slate.history, slate.candidates, True)
-        told = [
-            slow.log_probability(prompt, model.prompts.right(slate.candidates, n))
-            for n, _ in enumerate(slate.candidates)
-        ]
-        total = math.log(math.fsum(math.exp(one) for one in told))
-        expected = expected_by_hand(model, slate)
-        target = [teacher * e + (1 - teacher) * (n == slate.right) for n, e in enumerate(expected)]
-        among.append(-math.fsum(t * (one - total) for t, one in zip(target, told, strict=True)))
-    whole = float(plain.loss(BATCH, True)) + 0.5 * math.fsum(among) / len(among)
-    assert float(model.loss(BATCH, True)) == pytest.approx(whole, rel=1e-5)
-
-
-def expected_by_hand(model: LLaRA, slate: Slate) -> list[float]:
-    """The sequential model's scores in the whole catalogue, and the softmax over those that are listed."""
-    window = model.behaviour.sizes.window
-    history = torch.tensor([[0] * (window - len(slate.history)) + slate.history[-window:]])
-    scores = next_scores(model.behaviour, history)[0][slate.candidates].tolist()
-    total = math.fsum(math.exp(score) for score in scores)
-    return [math.exp(score) / total for score in scores]
 
 
 @torch.no_grad()

@@ -38,7 +38,6 @@ def artifacts(bpe_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
         "text": {"curriculum": "text"},
         "again": {},
         "caser": {"behaviour": "caser"},
-        "listwise": {"listwise": 1.0, "teacher": 0.5},
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backbone, "best_dtype", lambda device: torch.float32)
@@ -199,10 +198,6 @@ def test_another_backbone_is_refused(artifacts: dict[str, Path], bpe_folder: Pat
     [
         ({"candidates": "21"}, "candidates=21"),
         ({"hard": "-0.1"}, "hard=-0.1"),
-        ({"listwise": "-1"}, "listwise=-1"),
-        ({"listwise": "1", "answer": "letter"}, "answer=title alone"),
-        ({"teacher": "0.5"}, "say listwise=1"),
-        ({"teacher": "2", "listwise": "1"}, "teacher=2"),
         ({"behaviour": "mf"}, "behaviour=mf"),
         ({"batch": "0"}, "batch=0"),
         ({"curriculum": "never"}, "one of"),
