@@ -18,7 +18,7 @@ from ranker import backbone as backbones
 from ranker import golden, weights
 from ranker.backbone import Backbone
 from ranker.behaviour import lrurec
-from ranker.behaviour.fit import FitConfig, Selected, fit_pairs, pair_auc, pair_logits, select
+from ranker.behaviour.fit import FitConfig, Selected, fit_pairs, pair_auc, pair_logits, select, tensors
 from ranker.behaviour.model import Behaviour, Sizes
 from ranker.behaviour.models import save
 from ranker.blend import Fit, fit, report
@@ -79,14 +79,15 @@ def train(
     plain_attention(base.model, max(map(len, model.groups(asked_of(pairs.train, units[:TYPICAL]), False)[0])))
     steps: dict[str, Progress] = {}
     for step in _steps(config):
-        prompts = (config.text_prompts if step == "text" else config.mapping_prompts) or len(units)
+        own = _told_of(units, pairs.train, behaviour) if behaviour and step in ("mapping", "mapping+model") else units
+        prompts = (config.text_prompts if step == "text" else config.mapping_prompts) or len(own)
         learning = _weights(step, wrapped, projector, behaviour)
         torch.manual_seed(config.seed)  # step one is the same bits whatever comes with it
         hybrid = step != "text"
 
-        def loss_at(at: int, hybrid: bool = hybrid, step: str = step) -> Tensor:
+        def loss_at(at: int, hybrid: bool = hybrid, step: str = step, own: list[np.ndarray] = own) -> Tensor:
             wrapped.train(step in ("text", *AT_ONCE))
-            taken = [units[unit] for unit in rows_at(at, config.batch, len(units), config.seed)]
+            taken = [own[unit] for unit in rows_at(at, config.batch, len(own), config.seed)]
             rows_N = np.concatenate(taken)
             logits_N = (
                 model.slate_logits(pairs.train, taken, hybrid)
@@ -197,6 +198,18 @@ def _behaviour(
     )
     settle(chosen.model, config.precision)
     return chosen
+
+
+def _told_of(units: list[np.ndarray], train: Pairs, behaviour: Behaviour) -> list[np.ndarray]:
+    """Without the pairs that are asked by text alone: to the mapping they tell nothing."""
+    users_N, items_N, histories_NL = tensors(train, behaviour.known_items_V.device)
+    knows_N = (behaviour.knows_users(users_N, histories_NL) & behaviour.knows_items(items_N)).cpu().numpy()
+    told = [rows for unit in units if len(rows := unit[knows_N[unit]])]
+    if not told:
+        raise BadInput(
+            f"no training pair has vectors on both sides in {type(behaviour).__name__}: its mapping learns nothing."
+        )
+    return told
 
 
 def _told(train: Pairs, behaviour: Behaviour | None, config: CoLLMConfig) -> np.ndarray:

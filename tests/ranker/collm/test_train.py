@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +188,20 @@ def test_the_mapping_learns_a_taste_that_no_title_tells(bpe_folder: Path, tmp_pa
     assert rows["hybrid"]["all"]["uauc"] > 0.85
     assert abs(rows["text only"]["all"]["auc"] - 0.5) < 0.12
     assert rows["collaborative model"]["warm"]["pairs"] + rows["collaborative model"]["cold"]["pairs"] == 300
+
+
+def test_pairs_without_vectors_teach_the_mapping_nothing_and_stop_nobody(bpe_folder: Path, tmp_path: Path) -> None:
+    """Every second pair has no history, and SASRec knows a user by his history."""
+    data = made.pair_data()
+    histories_NL = data.train.histories_NL.copy()
+    histories_NL[::2] = 0
+    sizes: dict[str, object] = {"behaviour": "sasrec", "batch": 1, "text_prompts": 1, "mapping_prompts": 12}
+    half = replace(data, train=replace(data.train, histories_NL=histories_NL))
+    training.train(half, made.config(bpe_folder, **sizes), tmp_path / "out", device="cpu")
+    assert (tmp_path / "out" / MAPPING).is_file()
+    none = replace(data, train=replace(data.train, histories_NL=np.zeros_like(histories_NL)))
+    with pytest.raises(BadInput, match="SASRec: its mapping learns nothing"):
+        training.train(none, made.config(bpe_folder, **sizes), tmp_path / "none", device="cpu")
 
 
 def test_an_items_mean_is_that_of_its_training_pairs_and_of_all_where_there_are_none() -> None:

@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,6 +18,9 @@ from services.gateway.cache.redis import RedisCache
 from services.gateway.ports import CacheStore
 from services.gateway.state.connections import Connections
 from tests.redis_server import RedisServer
+
+if TYPE_CHECKING:
+    from tests.services.gateway.cache.flights import Airport
 
 PATIENT_S = 5.0
 """A loaded machine is not what these tests are about."""
@@ -117,3 +121,18 @@ def timed(request: pytest.FixtureRequest, clock: Clock) -> Timed:
         return Timed(MemoryCache(1 << 20, MAX_ENTRY_BYTES, clock), clock, real=False)
     room: Room = request.getfixturevalue("room")
     return Timed(room.redis if request.param == "redis" else room.layered, clock, real=True)
+
+
+@pytest.fixture
+def airport() -> Airport:
+    from tests.services.gateway.cache.flights import Airport
+
+    return Airport()
+
+
+@pytest.fixture
+def two(room: Room, other: Room) -> tuple[Airport, Airport]:
+    """Two gateways over one Redis."""
+    from tests.services.gateway.cache.flights import Airport
+
+    return Airport(room.layered), Airport(other.layered)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from services.gateway.state.bounds import Bounds
 from services.gateway.state.connections import Connections
 from services.gateway.state.memory import MemoryState
 from services.gateway.state.redis import RedisState
+from services.gateway.state.scripts import Command
 from services.gateway.state.tombstones import Tombstones
 from tests.redis_server import RedisServer
 
@@ -28,6 +30,18 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 def redis_state(server: RedisServer, bounds: Bounds | None = None, timeout_s: float = PATIENT_S) -> RedisState:
     return RedisState(Connections(server.url, timeout_s), bounds, Tombstones("secret"))
+
+
+class Counting(Connections):
+    """Round trips."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, PATIENT_S)
+        self.trips = 0
+
+    async def ask(self, commands: Sequence[Command], patience: float = 1) -> list[Any]:
+        self.trips += 1
+        return await super().ask(commands, patience)
 
 
 @pytest.fixture

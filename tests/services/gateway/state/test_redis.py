@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from redis.crc import key_slot
 
 from services.gateway.ports import Record, Stored, Who
 from services.gateway.state import keys
-from services.gateway.state import redis as redis_module
 from services.gateway.state.bounds import Bounds
 from services.gateway.state.connections import Connections
 from services.gateway.state.redis import RedisState
@@ -24,7 +23,7 @@ from services.gateway.state.scripts import READ, Command
 from shared.errors import BadAnswer, Unavailable
 from shared.wire.users import ItemState
 from tests.redis_server import RedisServer, free_port
-from tests.services.gateway.state.conftest import PATIENT_S, redis_state
+from tests.services.gateway.state.conftest import PATIENT_S, Counting, redis_state
 from tests.services.gateway.state.words import NOW, S1, U1, T, dismissed, stored, took
 
 pytestmark = pytest.mark.anyio
@@ -58,16 +57,6 @@ async def all_of_it(server: RedisServer) -> dict[str, Any]:
                 case _:
                     found[key] = await redis.get(key)
     return found
-
-
-class Counting(Connections):
-    def __init__(self, url: str) -> None:
-        super().__init__(url, PATIENT_S)
-        self.trips = 0
-
-    async def ask(self, commands: Sequence[Command], patience: float = 1) -> list[Any]:
-        self.trips += 1
-        return await super().ask(commands, patience)
 
 
 async def test_a_call_is_one_round_trip(server: RedisServer) -> None:
@@ -399,69 +388,6 @@ async def test_errors_tell_callers_no_ids_and_no_addresses(
         with pytest.raises(Unavailable) as raised:
             await state.read(T, [U1])
         assert not re.search(r"u1|127\.0\.0\.1|tenant|tandem:", str(raised.value))
-
-
-async def test_item_states_that_another_process_set_are_found(redis: RedisState, server: RedisServer) -> None:
-    other = redis_state(server)
-    await redis.set_item(T, "a", HIDDEN)
-    await other.items(T)
-    await redis.set_item(T, "b", HIDDEN)
-    await redis.set_item(T, "a", ItemState())
-    assert (await other.items(T)).items == {"b": HIDDEN}
-    server.command("FLUSHALL")
-    assert (await other.items(T)).items == {}
-    await redis.set_item(T, "c", HIDDEN)
-    assert (await other.items(T)).items == {"c": HIDDEN}
-    await other.aclose()
-
-
-async def test_a_version_that_went_back_means_everything_anew(redis: RedisState, server: RedisServer) -> None:
-    await redis.set_item(T, "a", HIDDEN)
-    await redis.items(T)
-    server.command("FLUSHALL")
-    server.command("HSET", keys.items(T), "", "5", "b", '{"hidden":true}')
-    server.command("ZADD", keys.changed(T), "5", "b")
-    found = await redis.items(T)
-    assert (found.version, found.items) == (5, {"b": HIDDEN})
-
-
-async def test_only_what_changed_is_fetched_again(server: RedisServer, redis: RedisState) -> None:
-    states = {f"i{n}": ItemState(available=False) for n in range(200)}
-    for item, state in states.items():
-        await redis.set_item(T, item, state)
-    await redis.items(T)
-    async with Redis.from_url(server.url, decode_responses=True) as raw:
-        await raw.hset(keys.items(T), "i7", '{"hidden":true}')  # behind the back of the list of changes
-    await redis.set_item(T, "i8", HIDDEN)
-    assert (await redis.items(T)).items == states | {"i8": HIDDEN}
-
-
-async def test_who_is_further_behind_than_the_list_of_changes_fetches_everything(
-    server: RedisServer, redis: RedisState, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(redis_module, "KNOWN_CHANGES", 3)
-    other = redis_state(server)
-    await redis.set_item(T, "i0", HIDDEN)
-    await other.items(T)
-    for n in range(1, 6):
-        await redis.set_item(T, f"i{n}", HIDDEN)
-    await redis.set_item(T, "i0", ItemState())
-    assert set((await other.items(T)).items or {}) == {f"i{n}" for n in range(1, 6)}
-    await other.aclose()
-
-
-async def test_simultaneous_callers_fetch_the_item_states_once(server: RedisServer) -> None:
-    server.command("FLUSHALL")
-    state = RedisState(connections := Counting(server.url))
-    await state.set_item(T, "a", HIDDEN)
-    connections.trips = 0
-    impatient = asyncio.create_task(state.items(T))
-    waiting = [asyncio.create_task(state.items(T)) for _ in range(20)]
-    await asyncio.sleep(0)
-    impatient.cancel()
-    found = await asyncio.gather(*waiting)
-    assert (connections.trips, found[0].items) == (1, {"a": HIDDEN})
-    await state.aclose()
 
 
 async def test_a_full_store_of_bounds_is_read_whole(server: RedisServer) -> None:
