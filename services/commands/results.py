@@ -182,10 +182,12 @@ def _notes(report: Mapping[str, Any]) -> str:
 
 
 def _listed(name: str, made: Mapping[str, Any]) -> str:
-    packages = made["packages"]
+    packages, loss = made["packages"], made.get("loss", "softmax")
+    sampled = "" if loss == "softmax" else f", {loss} with {made['negatives']} negatives"
+    window = made.get("session") or made["window"]
     return (
-        f"`{name}`: RecTools {packages['rectools']}, width {made['width']}, window {made['window']}, dropout "
-        f"{made['dropout']}, seed {made['seed']}, best at epoch {made['best_epoch']}, {made['train_seconds']:,.0f} s "
+        f"`{name}`: RecTools {packages['rectools']}, width {made['width']}, window {window}, dropout {made['dropout']}"
+        f"{sampled}, seed {made['seed']}, best at epoch {made['best_epoch']}, {made['train_seconds']:,.0f} s "
         "of training on a CPU.\n"
     )
 

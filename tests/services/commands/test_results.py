@@ -56,6 +56,24 @@ def test_a_seed_trained_again_elsewhere_has_a_row_and_no_part_in_the_mean(tmp_pa
     assert "| **LRURec**, mean of 2 seeds | 0.1368 |" in page
 
 
+def test_lists_of_another_library_say_how_they_were_made(tmp_path: Path) -> None:
+    (tmp_path / "games").mkdir()
+    report = committed("seed-42")
+    for key in ("ranker", "order_sensitivity"):
+        report.pop(key, None)
+    made = {"width": 64, "window": 50, "dropout": 0.4, "seed": 42, "best_epoch": 24, "train_seconds": 600.0}
+    made |= {"packages": {"rectools": "0.19.0"}}
+    sampled = made | {"session": 20, "loss": "sampled_softmax", "negatives": 64}
+    report["lists"] = {"sasrec": {"made": made}, "bert4rec": {"made": sampled}}
+    for part in ("rows", "intervals"):
+        report[part] |= dict.fromkeys(("sasrec", "bert4rec"), report[part]["popularity"])
+    (tmp_path / "games" / "lists.json").write_text(json.dumps(report))
+    page = results.page(tmp_path)
+    assert "`sasrec`: RecTools 0.19.0, width 64, window 50, dropout 0.4, seed 42, best at epoch 24, 600 s" in page
+    assert "window 20, dropout 0.4, sampled_softmax with 64 negatives, seed 42" in page
+    assert "| bert4rec | 0.0520 |" in page
+
+
 def pairs(**rows: float) -> dict[str, Any]:
     parts = {name: {part: {"auc": auc, "uauc": auc - 0.1} for part in ("all", "cold")} for name, auc in rows.items()}
     return {"protocol": "collm", "pairs": 7331, "seed": 42, "rows": parts}
