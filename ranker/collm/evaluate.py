@@ -11,15 +11,19 @@ import torch
 
 from ranker.behaviour.fit import FitConfig, fit_pairs, pair_logits, select
 from ranker.behaviour.model import Sizes
+from ranker.collm.batches import slates
+from ranker.collm.model import asked_of
 from ranker.collm.rank import CoLLMScorer
-from ranker.collm.train import score_pairs
 from shared import metrics
 from shared.data.pairs import PairData, Pairs
 from shared.errors import BadInput
+from shared.progress import progress
 
 WIDTHS = {"mf": 256, "lightgcn": 64, "sasrec": 64, "din": 64}
 """Of the collaborative models (section 5.1.4)."""
 DECAYS = (1e-3, 1e-2, 1e-1)
+CHUNK = 64
+"""Prompts of one call."""
 PRIOR = 5
 """Pairs of the mean label that every item begins with, where nothing but items is told apart."""
 
@@ -38,11 +42,23 @@ def report(scorer: CoLLMScorer, data: PairData, users: int = 0, shared: bool = F
         test = test.take(np.flatnonzero(np.isin(test.users_N, some)))
     rows = {}
     if not shared:
-        rows["text only"] = measured(test, score_pairs(model, test, False, "text only", packed=True))
+        rows["text only"] = measured(test, _scores(scorer, test, False))
     if model.behaviour is not None:
-        rows["hybrid"] = measured(test, score_pairs(model, test, True, "hybrid", packed=True))
+        rows["hybrid"] = measured(test, _scores(scorer, test, True))
         rows["collaborative model"] = measured(test, pair_logits(model.behaviour, test))
     return {"protocol": "collm", "data": {"name": data.name, "digest": data.digest}, "pairs": len(test), "rows": rows}
+
+
+def _scores(scorer: CoLLMScorer, test: Pairs, hybrid: bool) -> np.ndarray:
+    """Yes logits N, as served: a user's pairs of one history share their prompt's beginning."""
+    logits_N, rows = np.zeros(len(test)), slates(test)
+    with progress("hybrid" if hybrid else "text only", len(test), "pairs") as advance:
+        for start in range(0, len(rows), CHUNK):
+            chunk = rows[start : start + CHUNK]
+            for slate, yes_C in zip(chunk, scorer.yes(asked_of(test, chunk), hybrid), strict=True):
+                logits_N[slate] = yes_C
+            advance(sum(map(len, chunk)))
+    return logits_N
 
 
 def collaborative(

@@ -42,16 +42,19 @@ class CoLLMScorer:
         self.model, self.users, self.engine = model, users, engine
         self.max_candidates = max_candidates
 
-    @torch.inference_mode()
     def score(self, histories: Sequence[History], items: Sequence[Sequence[int]]) -> list[Opinion]:
         asked = [
             Asked(self.users.get(h.user_id or "", 0), h.items, listed)
             for h, listed in zip(histories, items, strict=True)
         ]
+        return [Opinion(yes_C) for yes_C in self.yes(asked, hybrid=True)]
+
+    @torch.inference_mode()
+    def yes(self, asked: Sequence[Asked], hybrid: bool) -> list[np.ndarray]:
+        """Per user the Yes logits of the items in question, float64."""
         if self.engine is not None:
-            return self._asked_of(self.engine, asked)
-        told = self.model.logits(asked, hybrid=True)
-        return [Opinion(yes_C.cpu().numpy().astype(np.float64)) for yes_C, _ in told]
+            return self._asked_of(self.engine, asked, hybrid)
+        return [yes_C.cpu().numpy().astype(np.float64) for yes_C, _ in self.model.logits(asked, hybrid)]
 
     def tokens(self, history: History, items: Sequence[int]) -> int:
         prompts = self.model.prompts
@@ -60,8 +63,8 @@ class CoLLMScorer:
     def reused(self) -> Reused:
         return self.engine.reused() if isinstance(self.engine, TellsReuse) else Reused()
 
-    def _asked_of(self, engine: Engine, asked: Sequence[Asked]) -> list[Opinion]:
-        base, (groups, fill) = self.model.base, self.model.groups(asked, hybrid=True)
+    def _asked_of(self, engine: Engine, asked: Sequence[Asked], hybrid: bool) -> list[np.ndarray]:
+        base, (groups, fill) = self.model.base, self.model.groups(asked, hybrid)
         prompts = [group.prefix + branch for group in groups for branch in group.branches]
         keep = [len(group.prefix) for group in groups for _ in group.branches]
         vocabulary: int = base.model.get_input_embeddings().num_embeddings
@@ -69,7 +72,7 @@ class CoLLMScorer:
             spliced(prompts, vocabulary, fill, base.device), self.model.prompts.answers, keep=keep
         )
         yes_N, ends = told.logits_BK[:, 0].astype(np.float64), np.cumsum([len(group.branches) for group in groups])[:-1]
-        return [Opinion(yes_C) for yes_C in np.split(yes_N, ends)]
+        return np.split(yes_N, ends)
 
 
 def restore(
