@@ -36,7 +36,7 @@ class Asked:
 
 
 def asked_of(pairs: Pairs, slates: Sequence[np.ndarray]) -> list[Asked]:
-    """slates: rows of one user and history each."""
+    """slates: rows of one user each; the first one's history is told."""
     return [
         Asked(int(pairs.users_N[rows[0]]), real(pairs.histories_NL[rows[0]]), pairs.items_N[rows].tolist())
         for rows in slates

@@ -38,7 +38,6 @@ from shared.data.prepared import Prepared
 from shared.data.split import cases
 from shared.errors import BadInput
 from shared.history import History
-from shared.progress import progress
 from shared.protocols import Retriever
 
 TYPICAL = 32
@@ -99,7 +98,7 @@ def train(
 
         def validate(hybrid: bool = hybrid) -> float:
             wrapped.eval()
-            return metrics.auc(valid.labels_N, score_pairs(model, valid, hybrid, None, config.packed))
+            return metrics.auc(valid.labels_N, score_pairs(model, valid, hybrid, config.packed))
 
         pace = _pace(prompts, config)
         steps[step] = descend(f"train {step}", learning, pace, loss_at, validate, folder / step, identity, resume)
@@ -115,20 +114,17 @@ def train(
 
 
 @torch.inference_mode()
-def score_pairs(model: CoLLM, pairs: Pairs, hybrid: bool, what: str | None, packed: bool = False) -> np.ndarray:
+def score_pairs(model: CoLLM, pairs: Pairs, hybrid: bool, packed: bool = False) -> np.ndarray:
     """Yes logits N, in the order of the pairs. packed: neighbours of one history share a prompt."""
     logits_N = np.zeros(len(pairs))
-    with progress(what, len(pairs), "pairs") as advance:
-        if packed:
-            for slate in slates(pairs):
-                logits_N[slate] = model.slate_logits(pairs, [slate], hybrid).cpu().numpy()
-                advance(len(slate))
-            return logits_N
-        # By the length of the history, so that a batch holds little padding.
-        order = np.argsort((pairs.histories_NL > 0).sum(1), kind="stable")
-        for rows in np.array_split(order, max(1, -(-len(order) // 32))) if len(order) else []:
-            logits_N[rows] = model.pair_logits(pairs.take(rows), hybrid).cpu().numpy()
-            advance(len(rows))
+    if packed:
+        for slate in slates(pairs):
+            logits_N[slate] = model.slate_logits(pairs, [slate], hybrid).cpu().numpy()
+        return logits_N
+    # By the length of the history, so that a batch holds little padding.
+    order = np.argsort((pairs.histories_NL > 0).sum(1), kind="stable")
+    for rows in np.array_split(order, max(1, -(-len(order) // 32))) if len(order) else []:
+        logits_N[rows] = model.pair_logits(pairs.take(rows), hybrid).cpu().numpy()
     return logits_N
 
 

@@ -239,8 +239,8 @@ def test_packed_slates_score_as_whole_prompts_do(artifacts: dict[str, Path]) -> 
     settings = made.config(Path("nowhere"), packed=True, negatives=3)
     pairs = pairs_of(tiny.DATA, tiny.Neighbours(tiny.ITEMS), settings).valid
     for hybrid in (True, False):
-        packed_N = training.score_pairs(scorer.model, pairs, hybrid, None, packed=True)
-        np.testing.assert_allclose(packed_N, training.score_pairs(scorer.model, pairs, hybrid, None), atol=1e-4)
+        packed_N = training.score_pairs(scorer.model, pairs, hybrid, packed=True)
+        np.testing.assert_allclose(packed_N, training.score_pairs(scorer.model, pairs, hybrid), atol=1e-4)
 
 
 def test_the_teacher_is_the_collaborative_models_probability() -> None:
