@@ -29,6 +29,8 @@ class CLLM4RecConfig:
     """Stochastic item reordering; without it LLM-FixOrd."""
     finetune: bool = True
     """RecLLM's masked fine-tuning; without it LLM-PreRec, which predicts by the collaborative LLM."""
+    pretrained: str = ""
+    """The folder of a trained CLLM4Rec on the same data and backbone: fine-tuning begins from its embeddings."""
     masked: float = 0.2
     """Share of a user's items that RecLLM must predict."""
     begin: Literal["random", "titles"] = "titles"
@@ -108,6 +110,8 @@ def configure(recipe: str, overrides: dict[str, str]) -> CLLM4RecConfig:
             raise BadInput(f"{name}={getattr(config, name)}: 0 or more")
     if not 0 < config.masked < 1:
         raise BadInput(f"masked={config.masked}: a share between 0 and 1")
+    if config.pretrained and not (config.finetune and config.tune):
+        raise BadInput(f"pretrained={config.pretrained}: without fine-tuning nothing is left to train. Say tune=N.")
     if not config.pretrain and not (config.finetune and config.tune):
         raise BadInput("pretrain=0 and no fine-tuning: there is nothing to train. Say pretrain=N or tune=N.")
     return config

@@ -31,7 +31,7 @@ from ranker.fit import keep_memory, plain_attention, require_checkpoint
 from ranker.opinion import opinions
 from ranker.prompt import title_tokens
 from ranker.weights import settle
-from shared.artifact import Manifest, package_versions, seal, write_text, writing
+from shared.artifact import Manifest, open_artifact, package_versions, seal, write_text, writing
 from shared.data.holdout import Holdout, holdout
 from shared.data.prepared import Prepared
 from shared.data.split import cases
@@ -68,17 +68,23 @@ def train(
     documents = written(base, len(data), len(data.catalog), config)
     texts = contents(data.catalog, documents, reviews)
     plain_attention(base.model, config.most_items + config.most_words)
-    embeddings = Embeddings(len(data), _begin(base, data, parts, config)).to(base.device, base.dtype)
+    begun_SD = _pretrained(data, config) if config.pretrained else _begin(base, data, parts, config)
+    embeddings = Embeddings(len(data), begun_SD).to(base.device, base.dtype)
     model = CLLM4Rec(base, embeddings, config.lambda_c if config.content else 0.0)
     identity = {"config": asdict(config), "data": data.digest}
     stages: dict[str, tuple[int, float, bool, Callable[[int], Tensor]]] = {
         "content": (
-            config.content_first if config.content else 0,
+            config.content_first if config.content and not config.pretrained else 0,
             config.learning_rate,
             False,
             lambda step: model.c_loss(contents_at(step, texts, config)),
         ),
-        "pretrain": (config.pretrain, config.learning_rate, False, lambda step: _in_turn(step)),
+        "pretrain": (
+            0 if config.pretrained else config.pretrain,
+            config.learning_rate,
+            False,
+            lambda step: _in_turn(step),
+        ),
         "recllm": (
             config.tune if config.finetune else 0,
             config.tune_rate,
@@ -119,6 +125,22 @@ def _begin(base: Backbone, data: Prepared, parts: Holdout, config: CLLM4RecConfi
         return random(vocabulary_VD, len(data) + len(data.catalog), config.seed)
     titles = title_tokens(base.tokenizer, data.catalog, config.most_words, "", "\n")
     return begin(vocabulary_VD, len(data), titles, (items.tolist() for items in parts.train), config.seed)
+
+
+def _pretrained(data: Prepared, config: CLLM4RecConfig) -> Tensor:
+    """S x D, collaborative. Raises BadInput where they know other data, or items that are held out here."""
+    folder = Path(config.pretrained)
+    made = open_artifact(folder, "ranker", methods=("cllm4rec",))
+    if made.data_digest != data.digest:
+        raise BadInput(
+            f"pretrained={folder} was trained on other data: {made.data_digest[:8]}, here {data.digest[:8]}."
+        )
+    for key in ("backbone", "layers", "split", "seed"):
+        if made.config[key] != getattr(config, key):
+            raise BadInput(
+                f"pretrained={folder} was trained with {key}={made.config[key]!r}, this run has {getattr(config, key)!r}."
+            )
+    return weights.load(folder / EMBEDDINGS)["collaborative"]
 
 
 def _pace(prompts: int, rate: float, config: CLLM4RecConfig) -> Pace:
