@@ -136,10 +136,9 @@ def _pretrained(data: Prepared, config: CLLM4RecConfig) -> Tensor:
             f"pretrained={folder} was trained on other data: {made.data_digest[:8]}, here {data.digest[:8]}."
         )
     for key in ("backbone", "layers", "split", "seed"):
-        if made.config[key] != getattr(config, key):
-            raise BadInput(
-                f"pretrained={folder} was trained with {key}={made.config[key]!r}, this run has {getattr(config, key)!r}."
-            )
+        theirs, ours = made.config[key], getattr(config, key)
+        if theirs != ours:
+            raise BadInput(f"pretrained={folder} was trained with {key}={theirs!r}, this run has {ours!r}.")
     return weights.load(folder / EMBEDDINGS)["collaborative"]
 
 

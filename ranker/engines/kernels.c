@@ -3,13 +3,29 @@
  *
  * n tokens, d width, h of one head. Pointers are to contiguous rows unless a stride (in elements) is given.
  */
+#include <omp.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "kernels.h"
 #include "tiles.h"
 
 #define KEYS 128
 #define HEADROOM 30 /* powers of 2 by which a score may exceed the largest before, until that is taken anew */
+
+#define AHEAD 4
+#define LEAST -1e30f /* below any logit, and what is further below it is no infinity */
+
+static inline float dot(const bf16 *a, const bf16 *b, long d) {
+    __m512 even = _mm512_setzero_ps(), odd = even;
+    for (long i = 0; i < d; i += 64) {
+        even = _mm512_dpbf16_ps(even, (__m512bh)_mm512_loadu_si512(a + i), (__m512bh)_mm512_loadu_si512(b + i));
+        if (i + 32 < d)
+            odd = _mm512_dpbf16_ps(odd, (__m512bh)_mm512_loadu_si512(a + i + 32),
+                                   (__m512bh)_mm512_loadu_si512(b + i + 32));
+    }
+    return _mm512_reduce_add_ps(_mm512_add_ps(even, odd));
+}
 
 /* d a multiple of 16. */
 void norm(const bf16 *x, const bf16 *weight, bf16 *y, long n, long d, float eps) {
@@ -54,6 +70,50 @@ void gated(const bf16 *x, bf16 *y, long n, long d) {
         }
 }
 
+/* `times` e^x onto a sum that is kept as e^-most of itself, per lane. */
+static inline void add_exponentials(__m512 *most, __m512 *sum, __m512 x, __m512 times) {
+    __m512 now = _mm512_max_ps(*most, x);
+    *sum = _mm512_fmadd_ps(*sum, exponential(_mm512_sub_ps(*most, now)),
+                           _mm512_mul_ps(times, exponential(_mm512_sub_ps(x, now))));
+    *most = now;
+}
+
+/* y: of each of b rows of x, the logarithm of the sum of the exponentials of its products with all of w, outs x d, which
+ * is read once. d a multiple of 32, outs of 16. 0, or -1 where memory is short. */
+int log_sum(const bf16 *x, const bf16 *w, float *y, long b, long d, long outs) {
+    long threads = omp_get_max_threads();
+    float *parts = aligned_alloc(64, threads * b * 128); /* per thread and row, 16 largest ones and 16 sums */
+    if (!parts) return -1;
+    for (long i = 0; i < threads * b * 32; i++) parts[i] = i % 32 < 16 ? LEAST : 0;
+#pragma omp parallel num_threads(threads)
+    {
+        float *own = parts + omp_get_thread_num() * b * 32;
+#pragma omp for schedule(static)
+        for (long out = 0; out < outs; out += 16)
+            for (long row = 0; row < b; row++) {
+                float some[16] __attribute__((aligned(64)));
+                for (long i = 0; i < 16; i++) {
+                    if (!row) for (long j = 0; j < d; j += 32) _mm_prefetch((const char *)(w + (out + i + AHEAD) * d + j), _MM_HINT_T0);
+                    some[i] = dot(x + row * d, w + (out + i) * d, d);
+                }
+                __m512 most = _mm512_load_ps(own + row * 32), sum = _mm512_load_ps(own + row * 32 + 16);
+                add_exponentials(&most, &sum, _mm512_load_ps(some), _mm512_set1_ps(1));
+                _mm512_store_ps(own + row * 32, most);
+                _mm512_store_ps(own + row * 32 + 16, sum);
+            }
+    }
+    for (long row = 0; row < b; row++) {
+        __m512 most = _mm512_set1_ps(LEAST), sum = _mm512_setzero_ps();
+        for (float *part = parts + row * 32; part < parts + threads * b * 32; part += b * 32)
+            add_exponentials(&most, &sum, _mm512_load_ps(part), _mm512_load_ps(part + 16));
+        float top = _mm512_reduce_max_ps(most);
+        sum = _mm512_mul_ps(sum, exponential(_mm512_sub_ps(most, _mm512_set1_ps(top))));
+        y[row] = top + logf(_mm512_reduce_add_ps(sum));
+    }
+    free(parts);
+    return 0;
+}
+
 /* 2^(i / 64) in bfloat16. */
 static uint16_t POWERS[64] __attribute__((aligned(64)));
 
@@ -70,33 +130,63 @@ int prepare(void) {
 #endif
 }
 
-/* Keys as the second factor: per 16 keys and 32 widths, row r holds the widths 2 r and 2 r + 1 of each key. */
-static void pack_keys(const bf16 *k, uint32_t *out, long m, long stride, long h) {
-    __m512i places = _mm512_mullo_epi32(
-        _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0), _mm512_set1_epi32((int)stride * 2));
-    for (long key = 0; key < UP(m, 32); key += 16) {
-        __mmask16 here = m - key >= 16 ? 0xffff : m > key ? (1u << (m - key)) - 1 : 0;
-        for (long w = 0; w < h; w += 32, out += 256)
-            for (long r = 0; r < 16; r++) {
-                const bf16 *from = k + key * stride + w + 2 * r;
-                _mm512_storeu_si512(out + r * 16,
-                                    _mm512_mask_i32gather_epi32(_mm512_setzero_si512(), here, places, from, 1));
-            }
+/* Keys or values of m tokens for one head: of the first `known` in blocks of `size` tokens, a multiple of 16, whose rows
+ * stand `wide` apart, `skip` into each block; the others stand `stride` apart in `own`. */
+typedef struct {
+    const bf16 *const *blocks, *own;
+    long known, size, wide, skip, stride;
+} Tokens;
+
+/* Of the 16 tokens from `token` on, a multiple of 16. */
+static inline const bf16 *sixteen(const Tokens *t, long token, long *stride) {
+    *stride = token < t->known ? t->wide : t->stride;
+    if (token >= t->known) return t->own + (token - t->known) * t->stride;
+    return t->blocks[token / t->size] + t->skip + token % t->size * t->wide;
+}
+
+/* 16 rows of 16 numbers to columns: four times the fours within quarters, then the quarters. */
+static inline void transpose(__m512i r[16]) {
+    __m512i t[16];
+    for (int i = 0; i < 16; i += 4) {
+        __m512i a = _mm512_unpacklo_epi32(r[i], r[i + 1]), b = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+        __m512i c = _mm512_unpacklo_epi32(r[i + 2], r[i + 3]), d = _mm512_unpackhi_epi32(r[i + 2], r[i + 3]);
+        t[i] = _mm512_unpacklo_epi64(a, c), t[i + 1] = _mm512_unpackhi_epi64(a, c);
+        t[i + 2] = _mm512_unpacklo_epi64(b, d), t[i + 3] = _mm512_unpackhi_epi64(b, d);
+    }
+    for (int i = 0; i < 4; i++) {
+        __m512i a = _mm512_shuffle_i32x4(t[i], t[i + 4], 0x88), b = _mm512_shuffle_i32x4(t[i], t[i + 4], 0xdd);
+        __m512i c = _mm512_shuffle_i32x4(t[i + 8], t[i + 12], 0x88), d = _mm512_shuffle_i32x4(t[i + 8], t[i + 12], 0xdd);
+        r[i] = _mm512_shuffle_i32x4(a, c, 0x88), r[i + 8] = _mm512_shuffle_i32x4(a, c, 0xdd);
+        r[i + 4] = _mm512_shuffle_i32x4(b, d, 0x88), r[i + 12] = _mm512_shuffle_i32x4(b, d, 0xdd);
     }
 }
 
-/* Values as the second factor: per 32 keys and 16 widths, row r holds the keys 2 r and 2 r + 1 of each width. */
-static void pack_values(const bf16 *v, uint32_t *out, long m, long stride, long h) {
-    for (long key = 0; key < UP(m, 32); key += 32)
-        for (long w = 0; w < h; w += 16, out += 256)
-            for (long r = 0; r < 16; r++) {
-                const bf16 *one = v + (key + 2 * r) * stride + w;
-                __m512i low = _mm512_setzero_si512(), high = low;
-                if (key + 2 * r < m) low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)one));
-                if (key + 2 * r + 1 < m)
-                    high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(one + stride)));
-                _mm512_storeu_si512(out + r * 16, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
-            }
+/* 32 keys as the second factor: per 16 keys and 32 widths, row r holds the widths 2 r and 2 r + 1 of each key. */
+static void pack_keys(const Tokens *t, uint32_t *out, long first, long m, long h) {
+    for (long key = first; key < first + 32; key += 16) {
+        long stride, here = m - key;
+        const bf16 *k = sixteen(t, key, &stride);
+        for (long w = 0; w < h; w += 32, out += 256) {
+            __m512i rows[16];
+            for (long r = 0; r < 16; r++)
+                rows[r] = r < here ? _mm512_loadu_si512(k + r * stride + w) : _mm512_setzero_si512();
+            transpose(rows);
+            for (long r = 0; r < 16; r++) _mm512_storeu_si512(out + r * 16, rows[r]);
+        }
+    }
+}
+
+/* 32 values as the second factor: per 16 widths, row r holds the keys 2 r and 2 r + 1 of each width. */
+static void pack_values(const Tokens *t, uint32_t *out, long first, long m, long h) {
+    for (long w = 0; w < h; w += 16, out += 256)
+        for (long r = 0; r < 16; r++) {
+            long key = first + 2 * r, stride;
+            const bf16 *one = sixteen(t, key / 16 * 16, &stride) + key % 16 * stride + w;
+            __m512i low = _mm512_setzero_si512(), high = low;
+            if (key < m) low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)one));
+            if (key + 1 < m) high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(one + stride)));
+            _mm512_storeu_si512(out + r * 16, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+        }
 }
 
 /* The bits from `low` to below `high` of 32. */
@@ -206,12 +296,12 @@ static inline void sum_up(const bf16 *p, long rows, const uint32_t *v, float *to
 #else
 
 static inline void score(const bf16 *q, long rows, const uint32_t *k, float *scores, long h) {
-    multiply(q, h, k, 256, h / 32 * 256, h / 32, scores, KEYS, 0, rows, 0);
+    multiply(q, h, k, 256, h / 32 * 256, h / 32, scores, KEYS, 0, rows, 0, NULL, 0);
 }
 
 static inline void sum_up(const bf16 *p, long rows, const uint32_t *v, float *told, long keys, long h) {
     for (long w = 0; w < h / 16; w += 2)
-        multiply(p, KEYS, v + w * 256, h / 16 * 256, 256, keys / 32, told + w * 16, h, 0, rows, 1);
+        multiply(p, KEYS, v + w * 256, h / 16 * 256, 256, keys / 32, told + w * 16, h, 0, rows, 1, NULL, 0);
 }
 
 #endif
@@ -279,12 +369,15 @@ static void block(const bf16 *q, long rows, const uint32_t *k, const uint32_t *v
     }
 }
 
-/* q: n rows of `heads` heads; k, v: m rows of `kv_heads`; out: n rows of heads h, contiguous. The last n of the m keys are
- * the queries' own: row i sees the first m - n + i + 1. With starts, which never fall, it sees of these the first
- * `shared` and those from starts[i] on: branches of one head. h a multiple of 32. 0, or -1 where memory is short. */
+/* q: n rows of `heads` heads; k, v: m rows of `kv_heads`; out: n rows of heads h, contiguous. Of the keys the first
+ * `known` are not in k and v but in `blocks`, each of `block` tokens' keys and then as many values, `skip` into it. The
+ * last n of the m keys are the queries' own: row i sees the first m - n + i + 1. With starts, which never fall, it sees
+ * of these the first `shared` and those from starts[i] on: branches of one head. h a multiple of 32, `block` of 16. 0, or
+ * -1 where memory is short. */
 int attend(const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, long n, long m, long heads, long kv_heads, long h,
-           long q_stride, long k_stride, long v_stride, long shared, const long *starts) {
-    long size = UP(m, 32) * h / 2, blocks = UP(n, ROWS) / ROWS;
+           long q_stride, long k_stride, long v_stride, long shared, const long *starts, const bf16 *const *blocks,
+           long known, long block_size, long skip) {
+    long size = UP(m, 32) * h / 2, parts = UP(n, ROWS) / ROWS;
     int failed = 0;
     uint32_t *packed = aligned_alloc(64, 2 * kv_heads * size * 4);
     if (!packed) return -1;
@@ -298,19 +391,22 @@ int attend(const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, long n, long 
         }
         bf16 *own = room ? (bf16 *)(room->rest + ROWS * h) : NULL;
         if (room) memset(room->p, 0, sizeof room->p);
+        /* All heads of some tokens by one thread: they stand side by side. */
 #pragma omp for schedule(static)
-        for (long both = 0; both < 2 * kv_heads; both++) {
-            long head = both / 2;
-            if (both % 2 == 0)
-                pack_keys(k + head * h, packed + both * size, m, k_stride, h);
-            else
-                pack_values(v + head * h, packed + both * size, m, v_stride, h);
-        }
+        for (long key = 0; key < m; key += 32)
+            for (long head = 0; head < kv_heads; head++) {
+                long at = skip + head * h, wide = kv_heads * h;
+                uint32_t *to = packed + 2 * head * size + key * h / 2;
+                Tokens keys = {blocks, k + head * h, known, block_size, wide, at, k_stride};
+                Tokens values = {blocks, v + head * h, known, block_size, wide, at + block_size * wide, v_stride};
+                pack_keys(&keys, to, key, m, h);
+                pack_values(&values, to + size, key, m, h);
+            }
         if (room) take_tiles();
         /* The last blocks see the most keys: they go first, so that no thread is left with one at the end. */
 #pragma omp for schedule(dynamic)
-        for (long work = 0; work < heads * blocks; work++) {
-            long head = work % heads, first = (blocks - 1 - work / heads) * ROWS;
+        for (long work = 0; work < heads * parts; work++) {
+            long head = work % heads, first = (parts - 1 - work / heads) * ROWS;
             long rows = n - first < ROWS ? n - first : ROWS, kv = head / (heads / kv_heads);
             if (!room) continue;
             memset(own, 0, ROWS * h * 2);

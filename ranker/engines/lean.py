@@ -8,7 +8,8 @@ Shapes:  N tokens of all segments  S of one segment  P known before it  D hidden
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,15 +18,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ranker.engines.linear import Linear, packs
-from ranker.engines.native import Kernels, kernels
+from ranker.engines.native import Blocks, Kernels, Sizes, kernels
+
+BLOCK = 16
+"""Where no token is known."""
+FEW = 16
+"""Rows for which reading the head's weights takes longer than its products."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segment:
     """Tokens that stand one after another, each seeing those before it.
 
-    known_L2PKh: keys and values of what stands before the first token. parent: or the segment that does, by its place
-    in the same call; what that one knows comes first. positions: of the tokens, where they are not simply the next.
+    known: keys and values of what stands before the first token, blocks of L x 2 x T x kv heads x h. follows: the
+    segment right before it in the same call stands there, and what that one knows. positions: of the tokens, where
+    they are not simply the next.
     starts: where the tokens are branches side by side, per token the place of its branch's first; it sees that branch
     up to itself, and all that is known. read: the tokens whose states are wanted. keep: of how many first tokens keys
     and values are wanted.
@@ -33,11 +40,45 @@ class Segment:
 
     size: int
     read: Sequence[int]
-    known_L2PKh: Tensor | None = None
-    parent: int | None = None
+    known: Sequence[Tensor] = ()
+    follows: bool = False
     positions: Sequence[int] | None = None
     starts: Sequence[int] | None = None
     keep: int = 0
+
+
+@dataclass(slots=True, eq=False)
+class Placed:
+    """A segment in one call. rows: its tokens among all. seen: these and those before them in the same call. known: how
+    many tokens stand before its first. before, blocks: keys and values of other calls, the latter for the kernels."""
+
+    segment: Segment
+    rows: slice
+    seen: slice
+    known: int
+    before: Sequence[Tensor]
+    blocks: Blocks | None
+    starts_S: Tensor | None = None
+    """Of the branches, among all that is seen."""
+    _mask_SM: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.segment.starts is not None:
+            self.starts_S = torch.tensor(self.segment.starts) + self.known
+
+    def mask(self, x_ND: Tensor) -> Tensor | None:
+        """What is added to the scores, S x M, as x_ND is; None where plain causal attention does."""
+        size, starts = self.segment.size, self.starts_S
+        if not self.known and starts is None and list(self.segment.read) in ([], [size - 1]):
+            return None
+        if self._mask_SM is None:
+            seen_SM = torch.ones(size, self.known + size, dtype=torch.bool).tril_(self.known)
+            if starts is not None:
+                own_M = torch.arange(self.known + size)
+                seen_SM &= (own_M < self.known) | (own_M >= starts[:, None])
+            bias_SM = torch.zeros(seen_SM.shape, dtype=x_ND.dtype)
+            self._mask_SM = bias_SM.masked_fill_(~seen_SM, float("-inf")).to(x_ND.device)
+        return self._mask_SM
 
 
 class Layer:
@@ -52,6 +93,23 @@ class Layer:
         else:
             self.gate, self.up = Linear([mlp.gate_proj], pack), Linear([mlp.up_proj], pack)
         self.down = Linear([mlp.down_proj], pack, native)
+
+    @property
+    def linears(self) -> list[Linear]:
+        """As one forward meets them, with native kernels."""
+        return [self.qkv, self.out, self.both, self.down]
+
+    @property
+    def plain(self) -> bool:
+        """Whether the kernels are all of it: no adapter, nothing quantized."""
+        return self.native is not None and all(linear.native and linear.fuses for linear in self.linears)
+
+    @property
+    def pointers(self) -> list[int]:
+        """As forward.c reads a layer."""
+        packed = [linear.packed for linear in self.linears]
+        told = [self.before.weight, self.between.weight, *packed]
+        return [tensor.data_ptr() for tensor in told if tensor is not None]
 
     def mlp(self, x_ND: Tensor) -> Tensor:
         y_ND = norm(x_ND, self.between, self.native)
@@ -68,92 +126,121 @@ class LeanLlama:
     def __init__(self, model: Any) -> None:
         config, inner = model.config, model.model
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.width = inner.layers[0].self_attn.head_dim
         weight = inner.norm.weight
         pack = packs(weight.device, weight.dtype, inner.layers)
         self.native = kernels() if pack and _suits_kernels(inner.layers[0], self.heads) else None
         self.layers = [Layer(module, pack, self.native) for module in inner.layers]
+        if self.native:
+            ordered = [linear for layer in self.layers for linear in layer.linears]
+            for linear, following in itertools.pairwise(ordered):
+                linear.following = following
+        plain = itertools.takewhile(lambda layer: layer.plain, self.layers[:-1])
+        self.plain_L6 = torch.tensor([layer.pointers for layer in plain])
+        """Of the layers, from the first on and without the last, of which the kernels are the whole."""
         self.angles, self.norm = inner.rotary_emb, inner.norm
 
     @torch.inference_mode()
     def run(self, x_ND: Tensor, segments: Sequence[Segment]) -> tuple[Tensor, list[Tensor | None]]:
         """Final-norm states of the tokens read, segment after segment; and per segment what it should keep: L x 2 x
         keep x kv heads x h."""
-        places = _places(segments)
-        rotate = self._rotation(x_ND, segments)
-        masks: dict[int, Tensor | None] = {}
-        kept: list[list[Tensor]] = [[] for _ in segments]
-        for number, layer in enumerate(self.layers):
+        placed = _placed(segments, self.native is not None)
+        angles = self._angles(x_ND, placed)
+        shape = len(self.layers), 2
+        kept = [x_ND.new_empty(*shape, s.keep, self.kv_heads, self.width) if s.keep else None for s in segments]
+        done = len(self.plain_L6)
+        if self.native and done:
+            x_ND = self._whole_layers(self.native, x_ND, placed, angles, kept)
+        for number, layer in enumerate(self.layers[done:], start=done):
             last = number == len(self.layers) - 1
             z_ND = layer.qkv(norm(x_ND, layer.before, self.native))
             z_NHh = z_ND.unflatten(-1, (self.heads + 2 * self.kv_heads, -1))
-            qk_NHh = rotate(z_NHh)
+            qk_NHh = self._turned(z_NHh, *angles)
             q_NHh, k_NKh = qk_NHh[:, : self.heads], qk_NHh[:, self.heads :]
             v_NKh = z_NHh[:, -self.kv_heads :]
-            pairs = [_keys_and_values(number, place, segments, places, k_NKh, v_NKh) for place in range(len(segments))]
-            for place, segment in enumerate(segments):
-                if segment.keep:
-                    start = places[place].start
-                    rows = slice(start, start + segment.keep)
-                    kept[place].append(torch.stack([k_NKh[rows], v_NKh[rows]]))
+            for one, kept_L2PKh in zip(placed, kept, strict=True):
+                if kept_L2PKh is not None:
+                    rows = slice(one.rows.start, one.rows.start + one.segment.keep)
+                    kept_L2PKh[number, 0], kept_L2PKh[number, 1] = k_NKh[rows], v_NKh[rows]
             if last:
-                x_ND = torch.cat([x_ND[rows][list(s.read)] for s, rows in zip(segments, places, strict=True) if s.read])
+                x_ND = torch.cat([x_ND[one.rows][list(one.segment.read)] for one in placed if one.segment.read])
             told_ND, at = x_ND.new_empty(len(x_ND), q_NHh[0].numel()), 0
-            for place, segment in enumerate(segments):
-                count = len(segment.read) if last else segment.size
+            for one in placed:
+                count = len(one.segment.read) if last else one.segment.size
                 if count:
-                    told_SD = told_ND[at : at + count]
-                    self._attend(place, segments, q_NHh[places[place]], *pairs[place], told_SD, masks, last)
+                    self._attend(number, one, q_NHh, k_NKh, v_NKh, told_ND[at : at + count])
                 at += count
             x_ND = layer.mlp(layer.out.plus(told_ND, x_ND))
-        return norm(x_ND, self.norm, self.native), [torch.stack(pieces) if pieces else None for pieces in kept]
+        return norm(x_ND, self.norm, self.native), kept
 
-    def _attend(
+    def _whole_layers(
         self,
-        place: int,
-        segments: Sequence[Segment],
-        q_SHh: Tensor,
-        k_MKh: Tensor,
-        v_MKh: Tensor,
-        told_SD: Tensor,
-        masks: dict[int, Tensor | None],
-        last: bool,
-    ) -> None:
-        """Into told_SD; of the last layer only the rows that are read. masks: made when they are first needed."""
-        segment = segments[place]
-        only = list(segment.read) if last else None
+        native: Kernels,
+        x_ND: Tensor,
+        placed: Sequence[Placed],
+        angles: tuple[Tensor, Tensor],
+        kept: Sequence[Tensor | None],
+    ) -> Tensor:
+        spans = [
+            [
+                one.rows.start,
+                one.segment.size,
+                one.rows.start - one.seen.start,
+                one.blocks.tokens if one.blocks else 0,
+                one.blocks.pointers_N.data_ptr() if one.blocks else 0,
+                one.starts_S.data_ptr() if one.starts_S is not None else 0,
+                keep.data_ptr() if keep is not None else 0,
+                one.segment.keep,
+            ]
+            for one, keep in zip(placed, kept, strict=True)
+        ]
+        first = self.layers[0]
+        block = max((one.blocks.size for one in placed if one.blocks), default=BLOCK)
+        sizes = Sizes(first.down.plain[0].in_features, self.heads, self.kv_heads, self.width, block)
+        eps = first.before.variance_epsilon
+        return native.forward(self.plain_L6, x_ND, sizes, eps, *angles, torch.tensor(spans))
+
+    def _attend(self, number: int, one: Placed, q_NHh: Tensor, k_NKh: Tensor, v_NKh: Tensor, told_SD: Tensor) -> None:
+        """Into told_SD; of the last layer only the rows that are read."""
+        segment = one.segment
+        q_SHh, k_MKh, v_MKh = q_NHh[one.rows], k_NKh[one.seen], v_NKh[one.seen]
+        only = list(segment.read) if number == len(self.layers) - 1 else None
         if self.native and (only is None or (only == [segment.size - 1] and segment.starts is None)):
-            known = _known(segment, segments)
-            starts_S = torch.tensor(segment.starts) + known if segment.starts is not None else None
-            self.native.attend(q_SHh[-1:] if only else q_SHh, k_MKh, v_MKh, told_SD, known, starts_S)
+            queries = q_SHh[-1:] if only else q_SHh
+            self.native.attend(queries, k_MKh, v_MKh, told_SD, one.known, one.starts_S, one.blocks, number)
             return
-        if place not in masks:
-            masks[place] = _mask(segment, segments, q_SHh)
-        mask_SM = masks[place]
+        mask_SM = one.mask(q_SHh)
         if only is not None:
             q_SHh, mask_SM = q_SHh[only], mask_SM[only] if mask_SM is not None else None
+        if one.before:
+            k_MKh, v_MKh = (
+                torch.cat([*(block[number, which] for block in one.before), now])
+                for which, now in enumerate((k_MKh, v_MKh))
+            )
         told_SD.copy_(attend(q_SHh, k_MKh, v_MKh, mask_SM))
 
-    def _rotation(self, x_ND: Tensor, segments: Sequence[Segment]) -> Callable[[Tensor], Tensor]:
-        """From queries, keys and values of all tokens to the queries and keys, turned by their places."""
+    def _angles(self, x_ND: Tensor, placed: Sequence[Placed]) -> tuple[Tensor, Tensor]:
+        """What `_turned` wants of the tokens' places: for the kernels float32, of half a head's width; otherwise
+        cosines and sines, these negative in the first half, N x 1 x h."""
         positions: list[int] = []
-        for segment in segments:
-            first = _known(segment, segments)
-            positions += segment.positions if segment.positions is not None else range(first, first + segment.size)
+        for one in placed:
+            following = range(one.known, one.known + one.segment.size)
+            positions += one.segment.positions if one.segment.positions is not None else following
         places_1N = torch.tensor([positions], device=x_ND.device)
-        if native := self.native:
-            cos_1Nh, sin_1Nh = self.angles(torch.empty(0, dtype=torch.float32), places_1N)
-            half = cos_1Nh.shape[-1] // 2
-            cos_Nh, sin_Nh = cos_1Nh[0, :, :half].contiguous(), sin_1Nh[0, :, :half].contiguous()
-
-            def in_place(z_NHh: Tensor) -> Tensor:
-                native.rotate_(z_NHh, cos_Nh, sin_Nh, self.heads + self.kv_heads)
-                return z_NHh[:, : -self.kv_heads]
-
-            return in_place
-        cos_1Nh, sin_1Nh = self.angles(x_ND, places_1N)
-        half = sin_1Nh.shape[-1] // 2
+        like = torch.empty(0, dtype=torch.float32) if self.native else x_ND
+        cos_1Nh, sin_1Nh = self.angles(like, places_1N)
+        half = self.width // 2
+        if self.native:
+            return cos_1Nh[0, :, :half].contiguous(), sin_1Nh[0, :, :half].contiguous()
         signed_1Nh = torch.cat([-sin_1Nh[..., :half], sin_1Nh[..., half:]], dim=-1)
-        return lambda z_NHh: turned(z_NHh[:, : -self.kv_heads], cos_1Nh[0][:, None], signed_1Nh[0][:, None])
+        return cos_1Nh[0][:, None], signed_1Nh[0][:, None]
+
+    def _turned(self, z_NHh: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """From queries, keys and values of all tokens to the queries and keys, turned by their places."""
+        if self.native:
+            self.native.rotate_(z_NHh, cos, sin, self.heads + self.kv_heads)
+            return z_NHh[:, : -self.kv_heads]
+        return turned(z_NHh[:, : -self.kv_heads], cos, sin)
 
 
 def norm(x_ND: Tensor, module: Any, native: Kernels | None) -> Tensor:
@@ -162,6 +249,16 @@ def norm(x_ND: Tensor, module: Any, native: Kernels | None) -> Tensor:
     x = x_ND.float()
     mean_N1 = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1])
     return (x * torch.rsqrt(mean_N1 + module.variance_epsilon)).to(x_ND.dtype).mul_(module.weight)
+
+
+def log_sum(x_BD: Tensor, head: Any, native: Kernels | None) -> Tensor:
+    """B: log sum exp over the whole vocabulary, of which all is read."""
+    if native and len(x_BD) <= FEW and type(head) is nn.Linear and head.bias is None:
+        weight_VD = head.weight
+        suits = weight_VD.dtype == torch.bfloat16 and weight_VD.is_contiguous()
+        if suits and weight_VD.shape[0] % 16 == 0 and weight_VD.shape[1] % 32 == 0:
+            return native.log_sum(x_BD, weight_VD)
+    return torch.logsumexp(head(x_BD).float(), dim=-1)
 
 
 def turned(x_NHh: Tensor, cos_N1h: Tensor, signed_N1h: Tensor) -> Tensor:
@@ -182,48 +279,21 @@ def attend(q_SHh: Tensor, k_MKh: Tensor, v_MKh: Tensor, mask_SM: Tensor | None) 
     return told_1HSh[0].transpose(0, 1).flatten(1)
 
 
-def _keys_and_values(
-    layer: int, place: int, segments: Sequence[Segment], places: Sequence[slice], k_NKh: Tensor, v_NKh: Tensor
-) -> tuple[Tensor, Tensor]:
-    """All that the segment's tokens may see, known ones first."""
-    segment = segments[place]
-    before_k, before_v = [], []
-    if segment.parent is not None:
-        parent_k, parent_v = _keys_and_values(layer, segment.parent, segments, places, k_NKh, v_NKh)
-        before_k, before_v = [parent_k], [parent_v]
-    elif segment.known_L2PKh is not None:
-        before_k, before_v = ([both_PKh] for both_PKh in segment.known_L2PKh[layer])
-    own = places[place]
-    if not before_k:
-        return k_NKh[own], v_NKh[own]
-    return torch.cat([*before_k, k_NKh[own]]), torch.cat([*before_v, v_NKh[own]])
-
-
-def _known(segment: Segment, segments: Sequence[Segment]) -> int:
-    if segment.parent is not None:
-        parent = segments[segment.parent]
-        return _known(parent, segments) + parent.size
-    return segment.known_L2PKh.shape[2] if segment.known_L2PKh is not None else 0
-
-
-def _mask(segment: Segment, segments: Sequence[Segment], x_ND: Tensor) -> Tensor | None:
-    """What is added to the scores, S x M; None where plain causal attention does."""
-    known = _known(segment, segments)
-    if not known and segment.starts is None and list(segment.read) in ([], [segment.size - 1]):
-        return None
-    seen_SM = torch.ones(segment.size, known + segment.size, dtype=torch.bool).tril_(known)
-    if segment.starts is not None:
-        own_S1 = torch.tensor(segment.starts)[:, None]
-        seen_SM[:, known:] &= torch.arange(segment.size)[None] >= own_S1
-    return torch.zeros(seen_SM.shape, dtype=x_ND.dtype).masked_fill_(~seen_SM, float("-inf")).to(x_ND.device)
-
-
-def _places(segments: Sequence[Segment]) -> list[slice]:
-    places, at = [], 0
+def _placed(segments: Sequence[Segment], native: bool) -> list[Placed]:
+    made: list[Placed] = []
+    at = 0
     for segment in segments:
-        places.append(slice(at, at + segment.size))
-        at += segment.size
-    return places
+        end = at + segment.size
+        if segment.follows:
+            before = made[-1]
+            seen, known = slice(before.seen.start, end), before.known + before.segment.size
+            made.append(Placed(segment, slice(at, end), seen, known, before.before, before.blocks))
+        else:
+            known = sum(block.shape[2] for block in segment.known)
+            blocks = Blocks(segment.known) if native and segment.known else None
+            made.append(Placed(segment, slice(at, end), slice(at, end), known, segment.known, blocks))
+        at = end
+    return made
 
 
 def _suits_kernels(layer: Any, heads: int) -> bool:

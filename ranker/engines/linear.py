@@ -36,6 +36,8 @@ class Linear:
         self.paired = len(modules) == 2
         weights = [module.weight for module in self.plain] if pack and known and not self._biased else []
         self.packed = _pack(weights, self.native, self.paired) if weights else None
+        self.following: Linear | None = None
+        """Whose weights are wanted next."""
         self.adapted = any(hasattr(module, "lora_A") for module in modules)
 
     def __call__(self, x_ND: Tensor, then: str = "none") -> Tensor:
@@ -44,7 +46,7 @@ class Linear:
             parts = [module(x_ND) for module in self.modules]
             return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         if self.native:
-            return self._adapt(x_ND, self.native.product(x_ND, self.packed, self.paired))
+            return self._adapt(x_ND, self._product(x_ND))
         return self._adapt(x_ND, torch.ops.mkldnn._linear_pointwise(x_ND, self.packed, None, then, [], ""))
 
     @property
@@ -56,20 +58,25 @@ class Linear:
         if self.packed is None:
             return residual_NO + self(x_ND)
         if self.native:
-            return self._adapt(x_ND, self.native.product(x_ND, self.packed, self.paired, residual_NO))
+            return self._adapt(x_ND, self._product(x_ND, residual_NO))
         return self._adapt(x_ND, torch.ops.mkldnn._linear_pointwise(x_ND, residual_NO, self.packed, None, "add"))
 
     def gated(self, x_ND: Tensor) -> Tensor:
         """silu of the first of two modules times the second. Only with native kernels."""
         assert self.native
         if self.fuses:
-            assert self.packed is not None
-            return self.native.product(x_ND, self.packed, self.paired, gated=True)
+            return self._product(x_ND, gated=True)
         return self.native.gated(self(x_ND))
 
     def times(self, x_ND: Tensor, factor_NO: Tensor) -> Tensor:
         """Only where `fuses`, and without native kernels."""
         return torch.ops.mkldnn._linear_pointwise(x_ND, factor_NO, self.packed, None, "mul")
+
+    def _product(self, x_ND: Tensor, residual_NO: Tensor | None = None, gated: bool = False) -> Tensor:
+        assert self.native
+        assert self.packed is not None
+        following = self.following.packed if self.following else None
+        return self.native.product(x_ND, self.packed, self.paired, residual_NO, gated, following)
 
     @property
     def _biased(self) -> bool:

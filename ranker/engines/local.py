@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ranker.backbone import Backbone
 from ranker.engines import told
-from ranker.engines.lean import LeanLlama, Segment, fits
+from ranker.engines.lean import LeanLlama, Segment, fits, log_sum
 from ranker.engines.prefixes import BLOCK, Prefixes, Reuse, digests
 from ranker.engines.protocol import LabelScores, Prompt
 from ranker.engines.whole import WholeLlama
@@ -85,8 +85,8 @@ class LocalEngine:
         hidden_BD = self._last_states(prompts, adapter, keep)
         head = self._base(adapter).model.lm_head
         labels_BK = F.linear(hidden_BD.float(), head.weight[list(labels)].float())
-        # Tells how much of the whole vocabulary the labels hold: few operations, but all of the head is read.
-        everything_B = torch.logsumexp(head(hidden_BD).float(), dim=-1)
+        # Tells how much of the whole vocabulary the labels hold.
+        everything_B = log_sum(hidden_BD, head, getattr(self._forward(adapter), "native", None))
         mass_B = torch.exp(torch.logsumexp(labels_BK, -1) - everything_B).clamp(max=1.0)
         return LabelScores(labels_BK.cpu().numpy(), mass_B.cpu().numpy())
 
@@ -173,18 +173,18 @@ class LocalEngine:
         for unit in asked:
             # At least one token of the head is computed: its state may be what is asked for.
             chain = digests(unit.head, max(unit.keep, 0)) if unit.keep else []
-            known_L2PKh = prefixes.find(chain[: (len(unit.head) - 1) // BLOCK])
-            known = known_L2PKh.shape[2] if known_L2PKh is not None else 0
+            blocks = prefixes.find(chain[: (len(unit.head) - 1) // BLOCK])
+            known = len(blocks) * BLOCK
             own = len(unit.head) - known
             keep = max(0, len(chain) * BLOCK - known)
             alone = not unit.branches
             branched = sum(len(branch) for branch in unit.branches)
             read = [own - 1] if alone or unit.inside else []
-            segments.append(Segment(own, read, known_L2PKh=known_L2PKh, keep=keep))
+            segments.append(Segment(own, read, known=blocks, keep=keep))
             pieces.append(told.piece(unit.head, known))
-            stored.append((chain, known // BLOCK))
+            stored.append((chain, len(blocks)))
             if branched:
-                segments.append(_branches(unit, len(segments) - 1))
+                segments.append(_branches(unit))
                 pieces += unit.branches
                 stored.append(([], 0))
             sizes.append(len(read) + (len(segments[-1].read) if branched else 0))
@@ -222,8 +222,8 @@ def units(prompts: Sequence[Prompt], keep: Sequence[int]) -> list[Unit]:
     return made
 
 
-def _branches(unit: Unit, parent: int) -> Segment:
-    """Behind the segment `parent`: each branch sees the head and itself."""
+def _branches(unit: Unit) -> Segment:
+    """Behind the head's segment: each branch sees the head and itself."""
     head, sizes = len(unit.head), [len(branch) for branch in unit.branches]
     positions: list[int] = []
     starts: list[int] = []
@@ -234,7 +234,7 @@ def _branches(unit: Unit, parent: int) -> Segment:
         at += size
         ends.append(at - 1)
     read = range(sum(sizes)) if unit.inside else ends
-    return Segment(sum(sizes), read, parent=parent, positions=positions, starts=starts)
+    return Segment(sum(sizes), read, follows=True, positions=positions, starts=starts)
 
 
 def pad_right(prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

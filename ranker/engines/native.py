@@ -20,13 +20,15 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from shared.data.wheel import cache_folder
 
-SOURCES = [Path(__file__).with_name(name) for name in ("bf16.h", "tiles.h", "kernels.c", "products.c")]
+NAMES = ("bf16.h", "tiles.h", "kernels.h", "kernels.c", "products.c", "forward.c")
+SOURCES = [Path(__file__).with_name(name) for name in NAMES]
 VECTORS = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16", "bmi2")
 TILES = (*VECTORS, "amx-tile", "amx-bf16")
 COMPILE_S = 60
@@ -44,9 +46,12 @@ class Kernels:
         library.norm.argtypes = [*[ctypes.c_void_p] * 3, ctypes.c_long, ctypes.c_long, ctypes.c_float]
         library.rotate.argtypes = [*[ctypes.c_void_p] * 3, *[ctypes.c_long] * 4]
         library.gated.argtypes = [*[ctypes.c_void_p] * 2, *[ctypes.c_long] * 2]
-        library.attend.argtypes = [*[ctypes.c_void_p] * 4, *[ctypes.c_long] * 9, ctypes.c_void_p]
+        pointer, number = ctypes.c_void_p, ctypes.c_long
+        library.attend.argtypes = [*[pointer] * 4, *[number] * 9, *[pointer] * 2, *[number] * 3]
+        library.log_sum.argtypes = [*[pointer] * 3, *[number] * 3]
+        library.forward.argtypes = [pointer, number, pointer, ctypes.c_float, *[pointer] * 3, number, *[pointer] * 3]
         library.lay_out.argtypes = [*[ctypes.c_void_p] * 2, *[ctypes.c_long] * 2, ctypes.c_int]
-        library.product.argtypes = [*[ctypes.c_void_p] * 4, *[ctypes.c_long] * 3, *[ctypes.c_int] * 2]
+        library.product.argtypes = [*[pointer] * 4, *[number] * 3, *[ctypes.c_int] * 2, pointer, number]
 
     def norm(self, x_ND: Tensor, weight_D: Tensor, eps: float) -> Tensor:
         x_ND = x_ND.contiguous()
@@ -69,9 +74,16 @@ class Kernels:
         return laid_OD
 
     def product(
-        self, x_ND: Tensor, laid_OD: Tensor, paired: bool, residual_NO: Tensor | None = None, gated: bool = False
+        self,
+        x_ND: Tensor,
+        laid_OD: Tensor,
+        paired: bool,
+        residual_NO: Tensor | None = None,
+        gated: bool = False,
+        following_OD: Tensor | None = None,
     ) -> Tensor:
-        """x W, and the residual on top of it; or, of paired weights, silu of the first half times the second."""
+        """x W, and the residual on top of it; or, of paired weights, silu of the first half times the second.
+        following: the weights of the next product, which are fetched meanwhile."""
         x_ND = x_ND.contiguous()
         outs, width = laid_OD.shape
         y_NO = x_ND.new_empty(len(x_ND), outs // 2 if gated else outs)
@@ -81,9 +93,21 @@ class Kernels:
             residual_NO = residual_NO.contiguous()
             kind, told = PLUS, residual_NO.data_ptr()
         sizes = len(x_ND), width, outs
-        if self._library.product(x_ND.data_ptr(), laid_OD.data_ptr(), told, y_NO.data_ptr(), *sizes, paired, kind):
+        pointers = x_ND.data_ptr(), laid_OD.data_ptr(), told, y_NO.data_ptr()
+        following = (0, 0) if following_OD is None else (following_OD.data_ptr(), following_OD.shape[1])
+        if self._library.product(*pointers, *sizes, paired, kind, *following):
             raise MemoryError(f"a product of {sizes}: no memory for its scratch")
         return y_NO
+
+    def log_sum(self, x_BD: Tensor, weight_VD: Tensor) -> Tensor:
+        """B, float32: log sum exp of each row's products with all of the weights. For few rows: what takes the time is
+        reading the weights, where they are."""
+        x_BD = x_BD.contiguous()
+        y_B = torch.empty(len(x_BD))
+        pointers = x_BD.data_ptr(), weight_VD.data_ptr(), y_B.data_ptr()
+        if self._library.log_sum(*pointers, *x_BD.shape, len(weight_VD)):
+            raise MemoryError(f"a log sum of {len(x_BD)} rows: no memory for its scratch")
+        return y_B
 
     def gated(self, x_NI: Tensor) -> Tensor:
         """silu of the first half times the second."""
@@ -100,16 +124,59 @@ class Kernels:
         told_SD: Tensor,
         shared: int = 0,
         starts_S: Tensor | None = None,
+        before: Blocks | None = None,
+        layer: int = 0,
     ) -> None:
         """Into told_SD, S x H h: the last S keys are the queries' own, and each query sees all up to its own. With
-        starts_S (int64, never falling) it sees of these the first `shared` and those from its start on."""
+        starts_S (int64, never falling) it sees of these the first `shared` and those from its start on. before: the
+        keys and values of this layer that stand before k_MKh and v_MKh; they are read where they are."""
         (n, heads, width), (m, kv_heads, _) = q_SHh.shape, k_MKh.shape
         pointers = [tensor.data_ptr() for tensor in (q_SHh, k_MKh, v_MKh, told_SD)]
         strides = [tensor.stride(0) for tensor in (q_SHh, k_MKh, v_MKh)]
-        sizes = n, m, heads, kv_heads, width
         starts = 0 if starts_S is None else starts_S.data_ptr()
-        if self._library.attend(*pointers, *sizes, *strides, shared, starts):
-            raise MemoryError(f"attention of {n} tokens to {m}: no memory for its scratch")
+        known = (0, 0, 1, 0)
+        if before is not None:
+            known = before.pointers_N.data_ptr(), before.tokens, before.size, layer * before.layer_numbers
+        sizes = n, known[1] + m, heads, kv_heads, width
+        if self._library.attend(*pointers, *sizes, *strides, shared, starts, *known):
+            raise MemoryError(f"attention of {n} tokens to {sizes[1]}: no memory for its scratch")
+
+    def forward(
+        self, layers_L6: Tensor, x_ND: Tensor, sizes: Sizes, eps: float, cos_Nh: Tensor, sin_Nh: Tensor, spans: Tensor
+    ) -> Tensor:
+        """The states after these layers. layers_L6: addresses, as forward.c has them. spans: its rows."""
+        n, d = x_ND.shape
+        x_ND, y_ND = x_ND.contiguous(), torch.empty_like(x_ND)
+        told = torch.tensor([n, d, *sizes])
+        inner, heads, kv_heads, width, _ = sizes
+        room = x_ND.new_empty(n * (2 * d + 2 * (heads + kv_heads) * width + inner))
+        layers, tables = (layers_L6.data_ptr(), len(layers_L6)), (cos_Nh.data_ptr(), sin_Nh.data_ptr())
+        rows = x_ND.data_ptr(), y_ND.data_ptr(), room.data_ptr()
+        if self._library.forward(*layers, told.data_ptr(), eps, *tables, spans.data_ptr(), len(spans), *rows):
+            raise MemoryError(f"a forward of {n} tokens: no memory for its scratch")
+        return y_ND
+
+
+class Sizes(NamedTuple):
+    """Of a Llama's layer, and of the blocks of known tokens."""
+
+    inner: int
+    heads: int
+    kv_heads: int
+    width: int
+    """Of one head."""
+    block: int
+
+
+class Blocks:
+    """Keys and values, L x 2 x T x kv heads x h each, T a multiple of 16: what `attend` finds of known tokens."""
+
+    def __init__(self, blocks_L2TKh: Sequence[Tensor]) -> None:
+        self.blocks = [block.contiguous() for block in blocks_L2TKh]
+        self.pointers_N = torch.tensor([block.data_ptr() for block in self.blocks])
+        self.size = self.blocks[0].shape[2]
+        self.tokens = self.size * len(self.blocks)
+        self.layer_numbers = self.blocks[0][0].numel()
 
 
 @functools.cache

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from cachetools import LRUCache
 from torch import Tensor
 
@@ -42,15 +41,15 @@ class Prefixes:
         """Bytes."""
         return int(self._blocks.currsize)
 
-    def find(self, digests: Sequence[bytes]) -> Tensor | None:
-        """Of as many leading blocks as are known: L x 2 x tokens x kv heads x h."""
-        found = []
+    def find(self, digests: Sequence[bytes]) -> list[Tensor]:
+        """As many leading blocks as are known, each L x 2 x BLOCK x kv heads x h."""
+        found: list[Tensor] = []
         for digest in digests:
             block = self._blocks.get(digest)
             if block is None:
                 break
             found.append(block)
-        return torch.cat(found, dim=2) if found else None
+        return found
 
     def put(self, digests: Sequence[bytes], states_L2PKh: Tensor, first: int) -> None:
         """states_L2PKh: from block `first` on. The first blocks are the last to go: without them the rest is lost."""

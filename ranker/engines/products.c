@@ -6,12 +6,11 @@
  */
 #include <omp.h>
 
+#include "kernels.h"
 #include "tiles.h"
 
 #define PANEL 32
 #define CHUNK 640 /* rows, at most, that one thread computes before it looks for work again */
-
-enum { PLAIN, PLUS, GATED };
 
 void lay_out(const bf16 *w, bf16 *laid, long d, long o, int paired) {
     long steps = d / 32;
@@ -99,16 +98,16 @@ static inline void compute(const bf16 *x, long stride, const bf16 *panel, long s
 static inline void compute(const bf16 *x, long stride, const bf16 *panel, long steps, float *sums, long done, int more,
                            const Block *before, const char *next, long lines) {
     for (long row = before->done; row < before->rows; row++) write_row(before, row);
-    for (long line = 0; line < lines; line++) _mm_prefetch(next + line * 64, _MM_HINT_T1);
-    multiply(x, stride, (const uint32_t *)panel, 512, 256, steps, sums, PANEL, done, ROWS, more);
+    multiply(x, stride, (const uint32_t *)panel, 512, 256, steps, sums, PANEL, done, ROWS, more, next, lines);
 }
 
 #endif
 
 /* y = x W, n x o; PLUS: and the residual; GATED: silu(first half) * second half, n x o / 2, of paired panels. y is none
- * of the others. 0, or -1 where memory is short. */
-int product(const bf16 *x, const bf16 *laid, const bf16 *residual, bf16 *y, long n, long d, long o, int paired,
-            int kind) {
+ * of the others. following: weights, laid out for a width in of `deep`, with which the next call begins; or NULL. 0, or
+ * -1 where memory is short. */
+int product(const bf16 *x, const bf16 *laid, const bf16 *residual, bf16 *y, long n, long d, long o, int paired, int kind,
+            const bf16 *following, long deep) {
     long steps = d / 32, panels = o / PANEL, size = d * PANEL, wide = kind == GATED ? o / 2 : o;
     long rows = n < ROWS ? ROWS : n, chunk = CHUNK, groups = UP(panels, GROUP) / GROUP;
     bf16 *few = NULL;
@@ -136,8 +135,12 @@ int product(const bf16 *x, const bf16 *laid, const bf16 *residual, bf16 *y, long
             long after = (work + omp_get_num_threads()) % groups * GROUP, calls = UP(end - begin, ROWS) / ROWS;
             calls *= (last - first) * (UP(steps, DEEP) / DEEP);
             const char *next = (const char *)(laid + after * size);
-            long lines = ((after + GROUP < panels ? GROUP : panels - after) * size / 32 + calls - 1) / calls;
-            if (work + omp_get_num_threads() >= chunks * groups) lines = 0;
+            long fetched = (after + GROUP < panels ? GROUP : panels - after) * size;
+            if (work + omp_get_num_threads() >= chunks * groups) {
+                fetched = following ? GROUP * PANEL * deep : 0;
+                next = (const char *)(following + omp_get_thread_num() * fetched);
+            }
+            long lines = (fetched / 32 + calls - 1) / calls;
             for (long at = begin; at < end; at += ROWS, turn ^= 1) {
                 long from = at + ROWS <= rows ? at : rows - ROWS, done = spare(at - from);
                 for (long step = 0; step < steps; step += DEEP)

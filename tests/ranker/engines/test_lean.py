@@ -39,20 +39,20 @@ def test_segments_of_any_lengths_are_what_each_is_alone(bpe: Backbone) -> None:
 def test_known_keys_and_values_spare_their_tokens(bpe: Backbone) -> None:
     lean = LeanLlama(bpe.model)
     _, [known, _] = lean.run(embedded(bpe, ONE, OTHER), [Segment(7, [6], keep=5), Segment(3, [2])])
-    states_ND, _ = lean.run(embedded(bpe, ONE[5:]), [Segment(2, [0, 1], known_L2PKh=known)])
+    states_ND, _ = lean.run(embedded(bpe, ONE[5:]), [Segment(2, [0, 1], known=[known])])
     assert known is not None
     assert known.shape[2] == 5
     assert apart(states_ND, own(bpe, ONE)[5:]) < 1e-5
 
 
 def test_a_child_sees_its_parent_and_itself(bpe: Backbone) -> None:
-    segments = [Segment(7, []), Segment(3, [2], parent=0)]
+    segments = [Segment(7, []), Segment(3, [2], follows=True)]
     states_ND, _ = LeanLlama(bpe.model).run(embedded(bpe, ONE, OTHER), segments)
     assert apart(states_ND, own(bpe, ONE + OTHER)[[9]]) < 1e-5
 
 
 def test_branches_see_their_parent_and_themselves(bpe: Backbone) -> None:
-    both = Segment(6, [2, 5], parent=0, starts=[0, 0, 0, 3, 3, 3], positions=[7, 8, 9] * 2)
+    both = Segment(6, [2, 5], follows=True, starts=[0, 0, 0, 3, 3, 3], positions=[7, 8, 9] * 2)
     other = OTHER[::-1]
     states_ND, _ = LeanLlama(bpe.model).run(embedded(bpe, ONE, OTHER, other), [Segment(7, []), both])
     expected = torch.cat([own(bpe, ONE + branch)[[9]] for branch in (OTHER, other)])

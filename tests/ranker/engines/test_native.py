@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ranker.engines import lean, native
 from ranker.engines.lean import LeanLlama, Segment
-from ranker.engines.native import Kernels, kernels
+from ranker.engines.native import Blocks, Kernels
+from ranker.fit import add_lora
 
 ROUNDING = 2.0**-7
 """Of bfloat16, twice."""
@@ -22,7 +24,7 @@ ROUNDING = 2.0**-7
 @pytest.fixture(params=["tiles", "vectors"])
 def ours(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Kernels:
     """Both kinds where the processor has both: the second is what AMD runs."""
-    if kernels() is None:
+    if not torch.cpu._is_avx512_bf16_supported() or not (shutil.which("cc") or shutil.which("gcc")):
         pytest.skip("this machine has no compiler, or no AVX-512 BF16")
     if request.param == "tiles" and not torch.cpu._is_amx_tile_supported():
         pytest.skip("this processor has no AMX")
@@ -126,6 +128,26 @@ def test_branches_see_their_head_and_themselves(ours: Kernels, shared: int, size
     assert_near(found, expected[0].transpose(0, 1).flatten(1))
 
 
+@pytest.mark.parametrize(("blocks", "own", "queries"), [(1, 1, 1), (3, 40, 40), (25, 33, 7)])
+def test_known_tokens_are_read_where_they_are(ours: Kernels, blocks: int, own: int, queries: int) -> None:
+    """Of the second of three layers."""
+    known = [drawn(3, 2, 16, 2, 64, seed=n) for n in range(blocks)]
+    q, k, v = drawn(queries, 4, 64, seed=50), drawn(own, 2, 64, seed=51), drawn(own, 2, 64, seed=52)
+    keys, values = (torch.cat([*(block[1, which] for block in known), now]) for which, now in enumerate((k, v)))
+    found = torch.empty(queries, 4 * 64, dtype=q.dtype)
+    ours.attend(q, k, v, found, before=Blocks(known), layer=1)
+    assert torch.equal(found, attended(ours, q, keys, values))
+
+
+@pytest.mark.parametrize(("rows", "width", "outs"), [(1, 32, 16), (3, 96, 4096), (16, 576, 1040)])
+def test_the_log_sum_is_of_the_exponentials_of_all_products(ours: Kernels, rows: int, width: int, outs: int) -> None:
+    x, weight = drawn(rows, width), drawn(outs, width, seed=1)
+    x[0] *= 20
+    expected = torch.logsumexp(x.float() @ weight.float().T, dim=-1)
+    torch.testing.assert_close(ours.log_sum(x, weight), expected, rtol=1e-4, atol=1e-3)
+    assert torch.equal(ours.log_sum(x, weight), ours.log_sum(x, weight))
+
+
 def test_large_scores_overflow_nothing(ours: Kernels) -> None:
     q, k, v = 100 * drawn(40, 1, 32), 100 * drawn(40, 1, 32, seed=1), drawn(40, 1, 32, seed=2)
     assert torch.isfinite(attended(ours, q, k, v)).all()
@@ -146,8 +168,8 @@ def run(model: LlamaForCausalLM) -> tuple[Tensor, LeanLlama]:
         _, [known] = made.run(table(prompt[:48]), [Segment(48, [47], keep=48)])
         segments = [
             Segment(90, [89]),
-            Segment(42, [41], known_L2PKh=known),
-            Segment(10, [3, 9], known_L2PKh=known, starts=[0] * 4 + [4] * 6),
+            Segment(42, [41], known=[known]),
+            Segment(10, [3, 9], known=[known], starts=[0] * 4 + [4] * 6),
         ]
         states_ND, _ = made.run(table(torch.cat([prompt, prompt[48:], prompt[48:58]])), segments)
     return states_ND.float(), made
@@ -169,6 +191,24 @@ def test_the_forward_is_the_same_with_and_without(ours: Kernels, monkeypatch: py
     assert off(found) < 0.05
     assert off(found) < 1.5 * off(without) + 0.005
     assert float((found[0] - found[1]).abs().max()) < 0.15
+
+
+def test_whole_layers_are_those_without_adapters_and_equal_the_others(
+    ours: Kernels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of three, for the last is another matter; with LoRA from the second on, one."""
+    monkeypatch.setattr(lean, "kernels", lambda: ours)
+    rounded = llama().to(torch.bfloat16)
+    found, made = run(rounded)
+    assert len(made.plain_L6) == 2
+    monkeypatch.setattr(lean.Layer, "plain", property(lambda layer: False))
+    apart, made = run(rounded)
+    assert len(made.plain_L6) == 0
+    assert torch.equal(found, apart)
+    monkeypatch.undo()
+    monkeypatch.setattr(lean, "kernels", lambda: ours)
+    add_lora(rounded, rank=2, alpha=4, dropout=0.0, targets=("q_proj",), first_layer=1)
+    assert len(LeanLlama(rounded).plain_L6) == 1
 
 
 def test_without_a_compiler_there_are_none_and_it_says_so(
