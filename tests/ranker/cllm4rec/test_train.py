@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -140,6 +141,26 @@ def test_the_papers_ablations_train_and_serve(bpe_folder: Path, tmp_path: Path, 
     load(tmp_path / "out", CATALOG, device="cpu").self_test()
 
 
+def test_fine_tuning_can_begin_from_another_run(bpe_folder: Path, tmp_path: Path) -> None:
+    """Content, alternation and fine-tuning in one run, or the last of them apart: the same embeddings."""
+    whole = {"lambda_c": 0.0}
+    made.trained(tmp_path / "whole", bpe_folder, **whole)
+    made.trained(tmp_path / "first", bpe_folder, finetune=False, **whole)
+    told = made.trained(tmp_path / "second", bpe_folder, pretrained=str(tmp_path / "first"), **whole)
+    assert list(told.metrics["stages"]) == ["recllm"]
+    found, expected = (load_file(tmp_path / name / EMBEDDINGS)["collaborative"] for name in ("second", "whole"))
+    assert torch.equal(found, expected)
+
+
+def test_embeddings_of_another_training_are_refused(artifact: Path, bpe_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="trained with seed=1, this run has 2"):
+        made.trained(tmp_path / "out", bpe_folder, pretrained=str(artifact), seed=2)
+    other = replace(tiny.DATA, manifest=tiny.DATA.manifest.model_copy(update={"data_digest": "e" * 64}))
+    with pytest.raises(BadInput, match="trained on other data"):
+        made.trained(tmp_path / "out", bpe_folder, other, pretrained=str(artifact))
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_interrupted_run_ends_as_a_whole_one(
     artifact: Path, bpe_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,6 +233,7 @@ def test_metrics_of_several_truths_are_those_of_a_plain_loop() -> None:
         ({"lambda_c": "-1"}, "lambda_c=-1"),
         ({"batch": "0"}, "batch=0"),
         ({"pretrain": "0", "finetune": "false"}, "nothing to train"),
+        ({"pretrained": "somewhere", "finetune": "false"}, "nothing is left to train"),
     ],
 )
 def test_configs_that_cannot_train_are_refused(overrides: dict[str, str], fault: str) -> None:
