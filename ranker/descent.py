@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor, nn
 
-from ranker.fit import MasterAdamW, load_checkpoint, save_checkpoint, schedule
+from ranker.fit import MasterAdamW, load_checkpoint, overwrite, save_checkpoint, schedule
 from shared.progress import progress
 
 
@@ -114,7 +114,7 @@ def descend(
                 save_checkpoint(folder, optimizer.tensors() | kept, dict(identity) | run.facts())
     for name, parameter in weights.items():
         if name in best:
-            parameter.data.copy_(best[name])
+            overwrite(parameter, best[name])
     return run
 
 

@@ -94,7 +94,13 @@ def set_adapter_weights(wrapped: Any, weights: Mapping[str, Tensor]) -> None:
     if {n: p.shape for n, p in own.items()} != {n: w.shape for n, w in weights.items()}:
         raise BadInput("the adapter's weights do not fit the backbone and the LoRA config of its manifest")
     for name, parameter in own.items():
-        parameter.data.copy_(weights[name])
+        overwrite(parameter, weights[name])
+
+
+@torch.no_grad()
+def overwrite(parameter: Tensor, values: Tensor) -> None:
+    """So that it counts as changed: engines that laid it out look at its version, which `.data` passes by."""
+    parameter.copy_(values)
 
 
 class MasterAdamW:
@@ -120,7 +126,7 @@ class MasterAdamW:
 
     def publish(self) -> None:
         for master, parameter in zip(self.masters, self.parameters, strict=True):
-            parameter.data.copy_(master.data)
+            overwrite(parameter, master.detach())
 
     def tensors(self) -> dict[str, Tensor]:
         flat = {f"master.{i}": m.detach() for i, m in enumerate(self.masters)}
@@ -133,7 +139,7 @@ class MasterAdamW:
         for name, t in tensors.items():
             kind, *rest = name.split(".")
             if kind == "master":
-                self.masters[int(rest[0])].data.copy_(t)
+                overwrite(self.masters[int(rest[0])], t)
             elif kind == "adam":
                 state["state"].setdefault(int(rest[0]), {})[rest[1]] = t
         self.adamw.load_state_dict(state)

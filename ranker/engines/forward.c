@@ -1,9 +1,15 @@
 /* Whole layers of a Llama one after another, as lean.py has them, without a return to Python between the kernels. */
 #include "kernels.h"
 
-/* Weights of the norms, and of the products as they were laid out. */
+/* Of a product, as they were laid out; and where `rank` is not 0 LoRA's two, the first down to `rank`. */
 typedef struct {
-    const bf16 *before, *between, *qkv, *out, *both, *down;
+    const bf16 *laid, *down, *up;
+    long rank;
+} Weights;
+
+typedef struct {
+    const bf16 *before, *between; /* of the norms */
+    Weights qkv, out, both, down;
 } Layer;
 
 /* Tokens one after another. Each sees those before it: of this call also the `before` rows that stand right before the
@@ -31,18 +37,29 @@ static void keep_rows(const Span *span, const bf16 *z, long layer, const Sizes *
     }
 }
 
-/* x, n x d, through the first `count` layers into y. room: n x (2 d + (2 heads + 2 kv heads) h + inner). 0, or -1 where
- * memory is short. */
+/* As `product`, with LoRA where there is some, by way of `low`. */
+static int linear(const bf16 *x, const Weights *w, const bf16 *residual, bf16 *y, long n, long d, long o, int kind,
+                  bf16 *low, const Weights *next, long wide_in) {
+    const bf16 *following = next ? next->rank ? next->down : next->laid : NULL;
+    if (w->rank) {
+        if (product(x, w->down, NULL, low, n, d, w->rank, 0, PLAIN, NULL, NULL, 0, w->laid, d)) return -1;
+    } else
+        low = NULL;
+    return product(x, w->laid, residual, y, n, d, o, kind == GATED, kind, low, w->up, w->rank, following, wide_in);
+}
+
+/* x, n x d, through the first `count` layers into y. room: n x (2 d + (2 heads + 2 kv heads) h + inner + the highest rank).
+ * 0, or -1 where memory is short. */
 int forward(const Layer *layers, long count, const Sizes *s, float eps, const float *cosine, const float *sine,
             const Span *spans, long all, const bf16 *x, bf16 *y, bf16 *room) {
     long n = s->n, d = s->d, own = s->heads * s->h, width = s->kv_heads * s->h, wide = own + 2 * width;
-    bf16 *other = room, *even = other + n * d, *z = even + n * d, *told = z + n * wide, *mid = told + n * own;
+    bf16 *other = room, *even = other + n * d, *z = even + n * d, *told = z + n * wide, *mid = told + n * own, *low = mid + n * s->inner;
     int failed = 0;
     for (long number = 0; number < count && !failed; number++, x = y) {
         const Layer *layer = layers + number;
-        const bf16 *next = number + 1 < count ? layer[1].qkv : NULL;
+        const Weights *next = number + 1 < count ? &layer[1].qkv : NULL;
         norm(x, layer->before, even, n, d, eps);
-        failed |= product(even, layer->qkv, NULL, z, n, d, wide, 0, PLAIN, layer->out, own);
+        failed |= linear(even, &layer->qkv, NULL, z, n, d, wide, PLAIN, low, &layer->out, own);
         rotate(z, cosine, sine, n, wide, s->heads + s->kv_heads, s->h);
         for (const Span *span = spans; span < spans + all; span++) {
             const bf16 *q = z + span->first * wide, *k = q - span->before * wide + own;
@@ -52,10 +69,10 @@ int forward(const Layer *layers, long count, const Sizes *s, float eps, const fl
                              s->kv_heads, s->h, wide, wide, wide, shared, span->starts, span->blocks, span->known,
                              s->block, skip);
         }
-        failed |= product(told, layer->out, x, other, n, own, d, 0, PLUS, layer->both, d);
+        failed |= linear(told, &layer->out, x, other, n, own, d, PLUS, low, &layer->both, d);
         norm(other, layer->between, even, n, d, eps);
-        failed |= product(even, layer->both, NULL, mid, n, d, 2 * s->inner, 1, GATED, layer->down, s->inner);
-        failed |= product(mid, layer->down, other, y, n, s->inner, d, 0, PLUS, next, d);
+        failed |= linear(even, &layer->both, NULL, mid, n, d, 2 * s->inner, GATED, low, &layer->down, s->inner);
+        failed |= linear(mid, &layer->down, other, y, n, s->inner, d, PLUS, low, next, d);
     }
     return failed;
 }

@@ -100,16 +100,19 @@ class Layer:
         return [self.qkv, self.out, self.both, self.down]
 
     @property
-    def plain(self) -> bool:
-        """Whether the kernels are all of it: no adapter, nothing quantized."""
-        return self.native is not None and all(linear.native and linear.fuses for linear in self.linears)
+    def whole(self) -> bool:
+        """Whether the kernels are all of it: nothing is quantized."""
+        return self.native is not None and all(linear.native for linear in self.linears)
+
+    @property
+    def adapters(self) -> list[Tensor]:
+        return [weight for linear in self.linears for weight in linear.adapters] if self.native else []
 
     @property
     def pointers(self) -> list[int]:
         """As forward.c reads a layer."""
-        packed = [linear.packed for linear in self.linears]
-        told = [self.before.weight, self.between.weight, *packed]
-        return [tensor.data_ptr() for tensor in told if tensor is not None]
+        norms = [self.before.weight.data_ptr(), self.between.weight.data_ptr()]
+        return norms + [pointer for linear in self.linears for pointer in linear.pointers]
 
     def mlp(self, x_ND: Tensor) -> Tensor:
         y_ND = norm(x_ND, self.between, self.native)
@@ -131,24 +134,23 @@ class LeanLlama:
         pack = packs(weight.device, weight.dtype, inner.layers)
         self.native = kernels() if pack and _suits_kernels(inner.layers[0], self.heads) else None
         self.layers = [Layer(module, pack, self.native) for module in inner.layers]
-        if self.native:
-            ordered = [linear for layer in self.layers for linear in layer.linears]
-            for linear, following in itertools.pairwise(ordered):
-                linear.following = following
-        plain = itertools.takewhile(lambda layer: layer.plain, self.layers[:-1])
-        self.plain_L6 = torch.tensor([layer.pointers for layer in plain])
-        """Of the layers, from the first on and without the last, of which the kernels are the whole."""
+        self.adapters = [weight for layer in self.layers for weight in layer.adapters]
+        self.versions = self._versions()
+        self.whole_layers = self._whole()
+        """Of those, from the first on and without the last, of which the kernels are all: a row each for forward.c."""
         self.angles, self.norm = inner.rotary_emb, inner.norm
 
     @torch.inference_mode()
     def run(self, x_ND: Tensor, segments: Sequence[Segment]) -> tuple[Tensor, list[Tensor | None]]:
         """Final-norm states of the tokens read, segment after segment; and per segment what it should keep: L x 2 x
         keep x kv heads x h."""
+        if self.native:
+            self._lay_out_again()
         placed = _placed(segments, self.native is not None)
         angles = self._angles(x_ND, placed)
         shape = len(self.layers), 2
         kept = [x_ND.new_empty(*shape, s.keep, self.kv_heads, self.width) if s.keep else None for s in segments]
-        done = len(self.plain_L6)
+        done = len(self.whole_layers)
         if self.native and done:
             x_ND = self._whole_layers(self.native, x_ND, placed, angles, kept)
         for number, layer in enumerate(self.layers[done:], start=done):
@@ -173,6 +175,22 @@ class LeanLlama:
             x_ND = layer.mlp(layer.out.plus(told_ND, x_ND))
         return norm(x_ND, self.norm, self.native), kept
 
+    def _versions(self) -> list[int]:
+        """What changes whenever an adapter does."""
+        return [0 if weight.is_inference() else weight._version for weight in self.adapters]
+
+    def _whole(self) -> Tensor:
+        whole = itertools.takewhile(lambda layer: layer.whole, self.layers[:-1])
+        return torch.tensor([layer.pointers for layer in whole])
+
+    def _lay_out_again(self) -> None:
+        """Where adapters are trained meanwhile."""
+        if (versions := self._versions()) != self.versions:
+            for layer in self.layers:
+                for linear in layer.linears:
+                    linear.lay_out()
+            self.versions, self.whole_layers = versions, self._whole()
+
     def _whole_layers(
         self,
         native: Kernels,
@@ -196,9 +214,11 @@ class LeanLlama:
         ]
         first = self.layers[0]
         block = max((one.blocks.size for one in placed if one.blocks), default=BLOCK)
-        sizes = Sizes(first.down.plain[0].in_features, self.heads, self.kv_heads, self.width, block)
-        eps = first.before.variance_epsilon
-        return native.forward(self.plain_L6, x_ND, sizes, eps, *angles, torch.tensor(spans))
+        ranks = [linear.lora.rank for layer in self.layers for linear in layer.linears if linear.lora]
+        inner = first.down.plain[0].in_features
+        sizes = Sizes(inner, self.heads, self.kv_heads, self.width, block)
+        eps, rank = first.before.variance_epsilon, max(ranks, default=0)
+        return native.forward(self.whole_layers, torch.tensor(spans), x_ND, sizes, rank, eps, *angles)
 
     def _attend(self, number: int, one: Placed, q_NHh: Tensor, k_NKh: Tensor, v_NKh: Tensor, told_SD: Tensor) -> None:
         """Into told_SD; of the last layer only the rows that are read."""

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from ranker.engines.native import Kernels
+from ranker.engines.native import Kernels, Lora
 
 ROWS = 512
 """For how many tokens the layout is chosen; it fits others as well."""
@@ -36,9 +36,9 @@ class Linear:
         self.paired = len(modules) == 2
         weights = [module.weight for module in self.plain] if pack and known and not self._biased else []
         self.packed = _pack(weights, self.native, self.paired) if weights else None
-        self.following: Linear | None = None
-        """Whose weights are wanted next."""
         self.adapted = any(hasattr(module, "lora_A") for module in modules)
+        self.lora: Lora | None = None
+        self.lay_out()
 
     def __call__(self, x_ND: Tensor, then: str = "none") -> Tensor:
         """then: none, or swish where `fuses`."""
@@ -46,7 +46,7 @@ class Linear:
             parts = [module(x_ND) for module in self.modules]
             return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         if self.native:
-            return self._adapt(x_ND, self._product(x_ND))
+            return self._product(x_ND)
         return self._adapt(x_ND, torch.ops.mkldnn._linear_pointwise(x_ND, self.packed, None, then, [], ""))
 
     @property
@@ -58,13 +58,13 @@ class Linear:
         if self.packed is None:
             return residual_NO + self(x_ND)
         if self.native:
-            return self._adapt(x_ND, self._product(x_ND, residual_NO))
+            return self._product(x_ND, residual_NO)
         return self._adapt(x_ND, torch.ops.mkldnn._linear_pointwise(x_ND, residual_NO, self.packed, None, "add"))
 
     def gated(self, x_ND: Tensor) -> Tensor:
         """silu of the first of two modules times the second. Only with native kernels."""
         assert self.native
-        if self.fuses:
+        if self.packed is not None:
             return self._product(x_ND, gated=True)
         return self.native.gated(self(x_ND))
 
@@ -72,18 +72,53 @@ class Linear:
         """Only where `fuses`, and without native kernels."""
         return torch.ops.mkldnn._linear_pointwise(x_ND, factor_NO, self.packed, None, "mul")
 
+    @property
+    def pointers(self) -> list[int]:
+        """As forward.c reads them. Only with native kernels."""
+        assert self.packed is not None
+        lora = [self.lora.down_RD.data_ptr(), self.lora.up_OR.data_ptr(), self.lora.rank] if self.lora else [0, 0, 0]
+        return [self.packed.data_ptr(), *lora]
+
     def _product(self, x_ND: Tensor, residual_NO: Tensor | None = None, gated: bool = False) -> Tensor:
         assert self.native
         assert self.packed is not None
-        following = self.following.packed if self.following else None
-        return self.native.product(x_ND, self.packed, self.paired, residual_NO, gated, following)
+        return self.native.product(x_ND, self.packed, self.paired, residual_NO, gated, self.lora)
+
+    @property
+    def adapters(self) -> list[Tensor]:
+        """LoRA's weights."""
+        both = [(module.lora_A[name], module.lora_B[name]) for module in self.modules for name in _adapters(module)]
+        return [half.weight for pair in both for half in pair]
+
+    def lay_out(self) -> None:
+        """For the kernels, all adapters of all modules as one: the ranks side by side, each with rows in the outputs of
+        its own module alone."""
+        parts = [
+            (module.lora_A[name].weight, module.scaling[name] * module.lora_B[name].weight.float(), place)
+            for place, module in enumerate(self.modules)
+            for name in _adapters(module)
+        ]
+        rank = sum(len(down_RD) for down_RD, _, _ in parts)
+        if not self.native or self.packed is None or not rank:
+            return
+        outs = [module.out_features for module in self.plain]
+        weight = self.plain[0].weight
+        down_RD = weight.new_zeros(-(-rank // 32) * 32, weight.shape[1])
+        up_OR = weight.new_zeros(sum(outs), len(down_RD))
+        at = 0
+        for part_RD, part_OR, place in parts:
+            ranks, first = slice(at, at + len(part_RD)), sum(outs[:place])
+            down_RD[ranks] = part_RD.detach()
+            up_OR[first : first + outs[place], ranks] = part_OR.detach()
+            at = ranks.stop
+        self.lora = Lora(self.native.laid_out(down_RD, False), self.native.laid_out(up_OR, self.paired))
 
     @property
     def _biased(self) -> bool:
         return any(getattr(module, "bias", None) is not None for module in self.plain)
 
     def _adapt(self, x_ND: Tensor, y_NO: Tensor) -> Tensor:
-        """y + alpha / rank B A x, in place."""
+        """y + alpha / rank B A x, in place; the kernels do it themselves."""
         if not self.adapted:
             return y_NO
         outs = y_NO.split([module.out_features for module in self.plain], dim=-1)

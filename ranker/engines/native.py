@@ -51,7 +51,15 @@ class Kernels:
         library.log_sum.argtypes = [*[pointer] * 3, *[number] * 3]
         library.forward.argtypes = [pointer, number, pointer, ctypes.c_float, *[pointer] * 3, number, *[pointer] * 3]
         library.lay_out.argtypes = [*[ctypes.c_void_p] * 2, *[ctypes.c_long] * 2, ctypes.c_int]
-        library.product.argtypes = [*[pointer] * 4, *[number] * 3, *[ctypes.c_int] * 2, pointer, number]
+        library.product.argtypes = [
+            *[pointer] * 4,
+            *[number] * 3,
+            *[ctypes.c_int] * 2,
+            *[pointer] * 2,
+            number,
+            pointer,
+            number,
+        ]
 
     def norm(self, x_ND: Tensor, weight_D: Tensor, eps: float) -> Tensor:
         x_ND = x_ND.contiguous()
@@ -80,10 +88,9 @@ class Kernels:
         paired: bool,
         residual_NO: Tensor | None = None,
         gated: bool = False,
-        following_OD: Tensor | None = None,
+        lora: Lora | None = None,
     ) -> Tensor:
-        """x W, and the residual on top of it; or, of paired weights, silu of the first half times the second.
-        following: the weights of the next product, which are fetched meanwhile."""
+        """x W, and the residual on top of it; or, of paired weights, silu of the first half times the second."""
         x_ND = x_ND.contiguous()
         outs, width = laid_OD.shape
         y_NO = x_ND.new_empty(len(x_ND), outs // 2 if gated else outs)
@@ -94,8 +101,11 @@ class Kernels:
             kind, told = PLUS, residual_NO.data_ptr()
         sizes = len(x_ND), width, outs
         pointers = x_ND.data_ptr(), laid_OD.data_ptr(), told, y_NO.data_ptr()
-        following = (0, 0) if following_OD is None else (following_OD.data_ptr(), following_OD.shape[1])
-        if self._library.product(*pointers, *sizes, paired, kind, *following):
+        low_NR = self.product(x_ND, lora.down_RD, False) if lora else None
+        more = (0, 0, 0)
+        if lora and low_NR is not None:
+            more = low_NR.data_ptr(), lora.up_OR.data_ptr(), lora.rank
+        if self._library.product(*pointers, *sizes, paired, kind, *more, 0, 0):
             raise MemoryError(f"a product of {sizes}: no memory for its scratch")
         return y_NO
 
@@ -142,17 +152,26 @@ class Kernels:
             raise MemoryError(f"attention of {n} tokens to {sizes[1]}: no memory for its scratch")
 
     def forward(
-        self, layers_L6: Tensor, x_ND: Tensor, sizes: Sizes, eps: float, cos_Nh: Tensor, sin_Nh: Tensor, spans: Tensor
+        self,
+        layers: Tensor,
+        spans: Tensor,
+        x_ND: Tensor,
+        sizes: Sizes,
+        rank: int,
+        eps: float,
+        cos_Nh: Tensor,
+        sin_Nh: Tensor,
     ) -> Tensor:
-        """The states after these layers. layers_L6: addresses, as forward.c has them. spans: its rows."""
+        """The states after these layers. layers, spans: a row for each, as forward.c has them. rank: the highest of
+        LoRA's, as laid out."""
         n, d = x_ND.shape
         x_ND, y_ND = x_ND.contiguous(), torch.empty_like(x_ND)
         told = torch.tensor([n, d, *sizes])
         inner, heads, kv_heads, width, _ = sizes
-        room = x_ND.new_empty(n * (2 * d + 2 * (heads + kv_heads) * width + inner))
-        layers, tables = (layers_L6.data_ptr(), len(layers_L6)), (cos_Nh.data_ptr(), sin_Nh.data_ptr())
+        room = x_ND.new_empty(n * (2 * d + 2 * (heads + kv_heads) * width + inner + rank))
         rows = x_ND.data_ptr(), y_ND.data_ptr(), room.data_ptr()
-        if self._library.forward(*layers, told.data_ptr(), eps, *tables, spans.data_ptr(), len(spans), *rows):
+        weights, tables = (layers.data_ptr(), len(layers)), (cos_Nh.data_ptr(), sin_Nh.data_ptr())
+        if self._library.forward(*weights, told.data_ptr(), eps, *tables, spans.data_ptr(), len(spans), *rows):
             raise MemoryError(f"a forward of {n} tokens: no memory for its scratch")
         return y_ND
 
@@ -166,6 +185,17 @@ class Sizes(NamedTuple):
     width: int
     """Of one head."""
     block: int
+
+
+class Lora(NamedTuple):
+    """Laid out; the rank is padded to a multiple of 32, the scale is in the second."""
+
+    down_RD: Tensor
+    up_OR: Tensor
+
+    @property
+    def rank(self) -> int:
+        return len(self.down_RD)
 
 
 class Blocks:

@@ -104,19 +104,22 @@ static inline void compute(const bf16 *x, long stride, const bf16 *panel, long s
 #endif
 
 /* y = x W, n x o; PLUS: and the residual; GATED: silu(first half) * second half, n x o / 2, of paired panels. y is none
- * of the others. following: weights, laid out for a width in of `deep`, with which the next call begins; or NULL. 0, or
- * -1 where memory is short. */
+ * of the others. low: or NULL; n x `rank`, a multiple of 32, whose product with `more`, laid out as W is, comes on top:
+ * LoRA. following: weights, laid out for a width in of `wide_in`, with which the next call begins; or NULL. 0, or -1 where
+ * memory is short. */
 int product(const bf16 *x, const bf16 *laid, const bf16 *residual, bf16 *y, long n, long d, long o, int paired, int kind,
-            const bf16 *following, long deep) {
+            const bf16 *low, const bf16 *more, long rank, const bf16 *following, long wide_in) {
     long steps = d / 32, panels = o / PANEL, size = d * PANEL, wide = kind == GATED ? o / 2 : o;
     long rows = n < ROWS ? ROWS : n, chunk = CHUNK, groups = UP(panels, GROUP) / GROUP;
     bf16 *few = NULL;
     if (n < ROWS) {
-        few = aligned_alloc(64, ROWS * d * 2);
+        few = aligned_alloc(64, ROWS * (d + rank) * 2);
         if (!few) return -1;
-        memset(few, 0, ROWS * d * 2);
+        memset(few, 0, ROWS * (d + rank) * 2);
         memcpy(few, x, n * d * 2);
+        if (low) memcpy(few + ROWS * d, low, n * rank * 2);
         x = few;
+        low = low ? few + ROWS * d : NULL;
     }
     while (chunk > 2 * ROWS && UP(rows, chunk) / chunk * groups < 4 * omp_get_max_threads()) chunk /= 2;
     chunk = UP(chunk, ROWS);
@@ -137,7 +140,7 @@ int product(const bf16 *x, const bf16 *laid, const bf16 *residual, bf16 *y, long
             const char *next = (const char *)(laid + after * size);
             long fetched = (after + GROUP < panels ? GROUP : panels - after) * size;
             if (work + omp_get_num_threads() >= chunks * groups) {
-                fetched = following ? GROUP * PANEL * deep : 0;
+                fetched = following ? GROUP * PANEL * wide_in : 0;
                 next = (const char *)(following + omp_get_thread_num() * fetched);
             }
             long lines = (fetched / 32 + calls - 1) / calls;
@@ -152,6 +155,9 @@ int product(const bf16 *x, const bf16 *laid, const bf16 *residual, bf16 *y, long
                         next += lines * 64;
                         before.rows = 0;
                         if (step + deep < steps) continue;
+                        if (low)
+                            compute(low + from * rank, rank, more + panel * rank * PANEL, rank / 32, told, done, 1, &before,
+                                    next, 0);
                         long one = paired ? 16 * panel : PANEL * panel, other = paired ? o / 2 + one : one + 16;
                         before = (Block){told, residual + from * o, y + from * wide, done, n < ROWS ? n : ROWS, wide,
                                          one, other, kind};

@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from ranker.engines import lean, native
 from ranker.engines.lean import LeanLlama, Segment
 from ranker.engines.native import Blocks, Kernels
-from ranker.fit import add_lora
+from ranker.fit import LINEAR_LAYERS, MasterAdamW, add_lora, overwrite
 
 ROUNDING = 2.0**-7
 """Of bfloat16, twice."""
@@ -185,30 +185,74 @@ def test_the_forward_is_the_same_with_and_without(ours: Kernels, monkeypatch: py
     monkeypatch.setattr(lean, "kernels", lambda: None)
     without, _ = run(rounded)
 
-    def off(states_ND: Tensor) -> float:
-        return float((states_ND - expected).norm() / expected.norm())
-
-    assert off(found) < 0.05
-    assert off(found) < 1.5 * off(without) + 0.005
+    assert apart(found, expected) < 0.05
+    assert apart(found, expected) < 1.5 * apart(without, expected) + 0.005
     assert float((found[0] - found[1]).abs().max()) < 0.15
 
 
-def test_whole_layers_are_those_without_adapters_and_equal_the_others(
-    ours: Kernels, monkeypatch: pytest.MonkeyPatch
+def apart(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).norm() / expected.norm())
+
+
+def adapted(model: LlamaForCausalLM, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            overwrite(parameter, 0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+@pytest.mark.parametrize("rank", [0, 5, 20])
+def test_whole_layers_are_what_their_kernels_make_one_by_one(
+    ours: Kernels, monkeypatch: pytest.MonkeyPatch, rank: int
 ) -> None:
-    """Two of three, for the last is another matter; with LoRA from the second on, one."""
+    """Two of three, for the last is another matter. Five times three ranks fit into one tile, twenty do not."""
     monkeypatch.setattr(lean, "kernels", lambda: ours)
     rounded = llama().to(torch.bfloat16)
+    if rank:
+        add_lora(rounded, rank=rank, alpha=2 * rank, dropout=0.0, targets=LINEAR_LAYERS, first_layer=1)
+        adapted(rounded, 3)
     found, made = run(rounded)
-    assert len(made.plain_L6) == 2
-    monkeypatch.setattr(lean.Layer, "plain", property(lambda layer: False))
-    apart, made = run(rounded)
-    assert len(made.plain_L6) == 0
-    assert torch.equal(found, apart)
-    monkeypatch.undo()
+    assert len(made.whole_layers) == 2
+    monkeypatch.setattr(lean.Layer, "whole", property(lambda layer: False))
+    one_by_one, made = run(rounded)
+    assert len(made.whole_layers) == 0
+    assert torch.equal(found, one_by_one)
+
+
+@pytest.mark.parametrize("rank", [1, 8, 20])
+def test_lora_counts_as_it_stands_in_the_modules(ours: Kernels, monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
     monkeypatch.setattr(lean, "kernels", lambda: ours)
-    add_lora(rounded, rank=2, alpha=4, dropout=0.0, targets=("q_proj",), first_layer=1)
-    assert len(LeanLlama(rounded).plain_L6) == 1
+    exact = llama()
+    plain, _ = run(exact)
+    add_lora(exact, rank=rank, alpha=2 * rank, dropout=0.0, targets=LINEAR_LAYERS)
+    adapted(exact, 4)
+    rounded = copy.deepcopy(exact).to(torch.bfloat16)
+    expected, _ = run(exact)
+    monkeypatch.setattr(lean, "kernels", lambda: None)
+    without, _ = run(rounded)
+    monkeypatch.setattr(lean, "kernels", lambda: ours)
+    found, made = run(rounded)
+    assert apart(found, expected) < 1.2 * apart(without, expected) + 0.005
+    assert apart(plain, expected) > 0.2
+    for change in (lambda: adapted(rounded, 5), lambda: descended(rounded)):
+        before = states(rounded, made)
+        change()
+        assert torch.equal(states(rounded, made), states(rounded, LeanLlama(rounded)))
+        assert not torch.equal(states(rounded, made), before)
+
+
+def descended(model: LlamaForCausalLM) -> None:
+    """One step, as training takes it."""
+    weights = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = MasterAdamW(weights)
+    model(torch.arange(4, 40)[None]).logits.float().square().mean().backward()
+    optimizer.step(0.1, 1.0)
+
+
+def states(model: LlamaForCausalLM, made: LeanLlama) -> Tensor:
+    prompt = torch.randint(4, 300, (90,), generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        return made.run(model.get_input_embeddings()(prompt), [Segment(90, [89])])[0].float()
 
 
 def test_without_a_compiler_there_are_none_and_it_says_so(
