@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +69,8 @@ def train(
     documents = written(base, len(data), len(data.catalog), config)
     texts = contents(data.catalog, documents, reviews)
     plain_attention(base.model, config.most_items + config.most_words)
-    begun_SD = _pretrained(data, config) if config.pretrained else _begin(base, data, parts, config)
+    first = _pretrained(data, config) if config.pretrained else None
+    begun_SD = _collaborative(Path(config.pretrained)) if first else _begin(base, data, parts, config)
     embeddings = Embeddings(len(data), begun_SD).to(base.device, base.dtype)
     model = CLLM4Rec(base, embeddings, config.lambda_c if config.content else 0.0)
     identity = {"config": asdict(config), "data": data.digest}
@@ -106,7 +108,7 @@ def train(
             kept = {"content": ["content_SD"], "recllm": ["collaborative_SD"]}.get(stage, list(tables))
             ranker = scorer(model, base, data.user_ids, len(data.catalog), config)
             ranker.finetuned = finetuned
-            validate = _told(model, texts) if stage == "content" else _validation(ranker, parts, data, config)
+            validate = _telling(model, texts) if stage == "content" else _validation(ranker, parts, data, config)
             learning = {name: tables[name] for name in kept}
             for parameter in learning.values():
                 parameter.requires_grad_(True)
@@ -116,7 +118,7 @@ def train(
     settle(embeddings, config.precision)
     ranker = scorer(model, base, data.user_ids, len(data.catalog), config)
     fitted = _blend(data, retriever, ranker, config) if retriever else None
-    return _write(data, parts, config, embeddings, ranker, runs, fitted, retriever_name, out)
+    return _write(data, parts, config, embeddings, ranker, runs, first, fitted, retriever_name, out)
 
 
 def _begin(base: Backbone, data: Prepared, parts: Holdout, config: CLLM4RecConfig) -> Tensor:
@@ -127,8 +129,8 @@ def _begin(base: Backbone, data: Prepared, parts: Holdout, config: CLLM4RecConfi
     return begin(vocabulary_VD, len(data), titles, (items.tolist() for items in parts.train), config.seed)
 
 
-def _pretrained(data: Prepared, config: CLLM4RecConfig) -> Tensor:
-    """S x D, collaborative. Raises BadInput where they know other data, or items that are held out here."""
+def _pretrained(data: Prepared, config: CLLM4RecConfig) -> Manifest:
+    """Raises BadInput where it knows other data, or items that are held out here."""
     folder = Path(config.pretrained)
     made = open_artifact(folder, "ranker", methods=("cllm4rec",))
     if made.data_digest != data.digest:
@@ -139,7 +141,20 @@ def _pretrained(data: Prepared, config: CLLM4RecConfig) -> Tensor:
         theirs, ours = made.config[key], getattr(config, key)
         if theirs != ours:
             raise BadInput(f"pretrained={folder} was trained with {key}={theirs!r}, this run has {ours!r}.")
+    return made
+
+
+def _collaborative(folder: Path) -> Tensor:
     return weights.load(folder / EMBEDDINGS)["collaborative"]
+
+
+def _told(runs: Mapping[str, Progress], first: Manifest | None) -> dict[str, Any]:
+    """Of all stages, those of the run that this one began from included."""
+    seconds, stages = sum(run.seconds for run in runs.values()), {}
+    if first:
+        seconds, stages = seconds + first.metrics["train_seconds"], dict(first.metrics["stages"])
+    stages |= {name: {"curve": run.curve, "best_prompts": run.best_prompts} for name, run in runs.items()}
+    return {"valid": list(runs.values())[-1].best, "train_seconds": round(seconds, 1), "stages": stages}
 
 
 def _pace(prompts: int, rate: float, config: CLLM4RecConfig) -> Pace:
@@ -155,7 +170,7 @@ def _pace(prompts: int, rate: float, config: CLLM4RecConfig) -> Pace:
     )
 
 
-def _told(model: CLLM4Rec, texts: Sequence[Document]) -> Callable[[], float]:
+def _telling(model: CLLM4Rec, texts: Sequence[Document]) -> Callable[[], float]:
     """How well the content LLM tells some of the texts; it has seen them, and is asked for nothing else."""
     sample = texts[:: max(1, len(texts) // TOLD)][:TOLD]
 
@@ -190,6 +205,7 @@ def _write(
     embeddings: Embeddings,
     ranker: RecLLMScorer,
     runs: Mapping[str, Progress],
+    first: Manifest | None,
     fitted: Fit | None,
     retriever_name: str,
     out: Path,
@@ -202,12 +218,7 @@ def _write(
         method="cllm4rec",
         config=asdict(config),
         seed=config.seed,
-        metrics={
-            "valid": list(runs.values())[-1].best,
-            "train_seconds": round(sum(run.seconds for run in runs.values()), 1),
-            "stages": {name: {"curve": run.curve, "best_prompts": run.best_prompts} for name, run in runs.items()},
-        }
-        | (blend_report(fitted) if fitted else {}),
+        metrics=_told(runs, first) | (blend_report(fitted) if fitted else {}),
         extra={
             "blend": fitted.weight if fitted else 1.0,
             "blended_with": retriever_name,

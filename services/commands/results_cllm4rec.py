@@ -43,9 +43,9 @@ def section(folder: Path) -> str:
                 f"{_cells(report['rows']['multi-vae'])} |  |  |"
             )
     for report in made:
-        config = report["ranker"]["config"]
-        told = config["pretrain"] + (config["content_first"] if config["content"] else 0)
-        tuned = config["tune"] if config["finetune"] else 0
+        config, stages = report["ranker"]["config"], report["ranker"]["metrics"]["stages"]
+        seen = {name: stage["curve"][-1][0] for name, stage in stages.items()}
+        told, tuned = seen.get("content", 0) + seen.get("pretrain", 0), seen.get("recllm", 0)
         lines.append(
             f"| **{_name(config)}**, {config['backbone']}, {config['layers'] or 'all'} layers | "
             f"{_cells(report['rows']['recllm'])} | {told:,}, {tuned:,} | "
@@ -63,9 +63,13 @@ def reports(folder: Path) -> list[dict[str, Any]]:
 
 
 def sweep(made: Sequence[Mapping[str, Any]]) -> dict[float, Mapping[str, float]]:
-    """Of the whole method: lambda_c -> its metrics, rising. One run each: of several the last."""
-    whole = [report for report in made if _variant(report["ranker"]["config"]) == "CLLM4Rec"]
-    points = {report["ranker"]["config"]["lambda_c"]: report["rows"]["recllm"] for report in whole}
+    """lambda_c -> the metrics, rising: of the runs that differ in nothing else, where they are the most."""
+    alike: dict[str, dict[float, Mapping[str, float]]] = {}
+    for report in made:
+        config = dict(report["ranker"]["config"])
+        strength = config.pop("lambda_c")
+        alike.setdefault(json.dumps(config, sort_keys=True), {})[strength] = report["rows"]["recllm"]
+    points = max(alike.values(), key=len, default={})
     return dict(sorted(points.items()))
 
 

@@ -144,10 +144,10 @@ def test_the_papers_ablations_train_and_serve(bpe_folder: Path, tmp_path: Path, 
 def test_fine_tuning_can_begin_from_another_run(bpe_folder: Path, tmp_path: Path) -> None:
     """Content, alternation and fine-tuning in one run, or the last of them apart: the same embeddings."""
     whole = {"lambda_c": 0.0}
-    made.trained(tmp_path / "whole", bpe_folder, **whole)
+    expected_stages = made.trained(tmp_path / "whole", bpe_folder, **whole).metrics["stages"]
     made.trained(tmp_path / "first", bpe_folder, finetune=False, **whole)
     told = made.trained(tmp_path / "second", bpe_folder, pretrained=str(tmp_path / "first"), **whole)
-    assert list(told.metrics["stages"]) == ["recllm"]
+    assert told.metrics["stages"].keys() == expected_stages.keys()
     found, expected = (load_file(tmp_path / name / EMBEDDINGS)["collaborative"] for name in ("second", "whole"))
     assert torch.equal(found, expected)
 

@@ -136,22 +136,18 @@ def test_cllm4recs_ablations_have_their_papers_names_and_its_sweep_a_picture(tmp
     folder = tmp_path / "results" / "cllm4rec-ml"
     folder.mkdir(parents=True)
     whole = {"content": True, "reorder": True, "finetune": True, "lambda_c": 1.0}
-    sizes = {
-        "backbone": "smollm2-135m",
-        "layers": 0,
-        "content_first": 100,
-        "pretrain": 400,
-        "tune": 50,
-        "split": "random",
-    }
+    sizes = {"backbone": "smollm2-135m", "layers": 0, "split": "random"}
     kinds = [{}, {"lambda_c": 10.0}, {"content": False}, {"content": False, "finetune": False}, {"reorder": False}]
     for number, kind in enumerate(kinds):
         row = {"recall@20": 0.1 + number / 100, "recall@40": 0.2, "ndcg@100": 0.3}
+        config = whole | sizes | kind
+        seen = {"content": 100 * config["content"], "pretrain": 400, "recllm": 50 * config["finetune"]}
+        stages = {name: {"curve": [[1, 0.1, 2.0], [count, 0.2, 1.0]]} for name, count in seen.items() if count}
         made: dict[str, Any] = {
             "protocol": "cllm4rec",
             "users": 610,
             "rows": {"popularity": row, "recllm": row},
-            "ranker": {"config": whole | sizes | kind, "metrics": {"train_seconds": 60.0}},
+            "ranker": {"config": config, "metrics": {"train_seconds": 60.0, "stages": stages}},
             "hardware": {"cpu": "AMD EPYC", "cores": 2, "gpu": None},
         }
         if not number:
