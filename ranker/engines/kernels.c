@@ -161,13 +161,20 @@ static inline void transpose(__m512i r[16]) {
     }
 }
 
-/* 32 keys as the second factor: per 16 keys and 32 widths, row r holds the widths 2 r and 2 r + 1 of each key. */
+/* Of 16 tokens the 64 bytes from `w` on, line by line; NULL are none. */
+static inline void fetch(const bf16 *rows, long stride, long w) {
+    for (long r = 0; rows && r < 16; r++) _mm_prefetch((const char *)(rows + r * stride + w), _MM_HINT_T0);
+}
+
+/* 32 keys as the second factor: per 16 keys and 32 widths, row r holds the widths 2 r and 2 r + 1 of each key. Meanwhile
+ * the next 32 are fetched: a few lines at a time, for a core waits where it asks for many. */
 static void pack_keys(const Tokens *t, uint32_t *out, long first, long m, long h) {
     for (long key = first; key < first + 32; key += 16) {
-        long stride, here = m - key;
-        const bf16 *k = sixteen(t, key, &stride);
+        long stride, wide = 0, here = m - key;
+        const bf16 *k = sixteen(t, key, &stride), *next = key + 32 < m ? sixteen(t, key + 32, &wide) : NULL;
         for (long w = 0; w < h; w += 32, out += 256) {
             __m512i rows[16];
+            fetch(next, wide, w);
             for (long r = 0; r < 16; r++)
                 rows[r] = r < here ? _mm512_loadu_si512(k + r * stride + w) : _mm512_setzero_si512();
             transpose(rows);
@@ -178,15 +185,21 @@ static void pack_keys(const Tokens *t, uint32_t *out, long first, long m, long h
 
 /* 32 values as the second factor: per 16 widths, row r holds the keys 2 r and 2 r + 1 of each width. */
 static void pack_values(const Tokens *t, uint32_t *out, long first, long m, long h) {
-    for (long w = 0; w < h; w += 16, out += 256)
-        for (long r = 0; r < 16; r++) {
-            long key = first + 2 * r, stride;
-            const bf16 *one = sixteen(t, key / 16 * 16, &stride) + key % 16 * stride + w;
-            __m512i low = _mm512_setzero_si512(), high = low;
-            if (key < m) low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)one));
-            if (key + 1 < m) high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(one + stride)));
-            _mm512_storeu_si512(out + r * 16, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+    for (long key = first; key < first + 32; key += 16, out += 128) {
+        long stride, wide = 0, here = m - key;
+        const bf16 *v = sixteen(t, key, &stride), *next = key + 32 < m ? sixteen(t, key + 32, &wide) : NULL;
+        for (long w = 0; w < h; w += 16) {
+            if (w % 32 == 0) fetch(next, wide, w);
+            for (long r = 0; r < 8; r++) {
+                const bf16 *one = v + 2 * r * stride + w;
+                __m512i low = _mm512_setzero_si512(), high = low;
+                if (2 * r < here) low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)one));
+                if (2 * r + 1 < here)
+                    high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(one + stride)));
+                _mm512_storeu_si512(out + w * 16 + r * 16, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
+            }
         }
+    }
 }
 
 /* The bits from `low` to below `high` of 32. */

@@ -21,8 +21,8 @@ static const Tiles TILES = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16
 
 #else
 
-#define take_tiles()
-#define give_tiles()
+#define take_tiles() ((void)0)
+#define give_tiles() ((void)0)
 #define HIGH 8 /* 16 sums are enough to hide the 6 cycles of each product */
 #define GROUP 3 /* shares out more evenly, and these have no first cache to themselves */
 
