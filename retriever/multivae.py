@@ -7,6 +7,7 @@ Shapes:  U users  I items; column i is dense index i + 1
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -31,8 +32,8 @@ class MultiVAEConfig:
     batch: int = 100
     epochs: int = 200
     """At most."""
-    every: int = 5
-    """Epochs between validations."""
+    steps: int = 35
+    """Between validations at least, in whole epochs."""
     patience: int = 5
     """Validations without a better score."""
     seed: int = 42
@@ -49,19 +50,20 @@ def fit(
     import torch
 
     dataset = _dataset(train, items, config.seed)
+    every = math.ceil(config.steps / math.ceil(len(train) / config.batch))
     best, kept, told = float("-inf"), None, {"beta": 0.0, "epochs": 0}
     for beta in config.betas:
         torch.manual_seed(config.seed)
         vae = VAE(config.latent, [items, config.inner], "tanh", "mult")
         stale = 0
         with progress(f"fit multi-vae, beta {beta:g}", config.epochs, "epochs") as advance:
-            for epoch in range(config.every, config.epochs + 1, config.every):
+            for epoch in range(every, config.epochs + 1, every):
                 # Each call has an optimizer of its own: Adam begins anew with every validation.
-                learn(vae, dataset, config.every, config.batch, config.learning_rate, beta, verbose=False)
+                learn(vae, dataset, every, config.batch, config.learning_rate, beta, verbose=False)
                 score, stale = validate(scores_of(vae, items)), stale + 1
                 if score > best:
                     best, kept, told, stale = score, copy.deepcopy(vae), {"beta": beta, "epochs": epoch}, 0
-                advance(config.every, f"validation {score:.4f}  best {best:.4f}")
+                advance(every, f"validation {score:.4f}  best {best:.4f}")
                 if stale >= config.patience:
                     break
     assert kept is not None
