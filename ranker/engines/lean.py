@@ -165,7 +165,7 @@ class LeanLlama:
                     rows = slice(one.rows.start, one.rows.start + one.segment.keep)
                     kept_L2PKh[number, 0], kept_L2PKh[number, 1] = k_NKh[rows], v_NKh[rows]
             if last:
-                x_ND = torch.cat([x_ND[one.rows][list(one.segment.read)] for one in placed if one.segment.read])
+                x_ND = x_ND[[one.rows.start + place for one in placed for place in one.segment.read]]
             told_ND, at = x_ND.new_empty(len(x_ND), q_NHh[0].numel()), 0
             for one in placed:
                 count = len(one.segment.read) if last else one.segment.size

@@ -84,11 +84,11 @@ class LocalEngine:
         """Answers in the prompts' order. labels: K token ids."""
         hidden_BD = self._last_states(prompts, adapter, keep)
         head = self._base(adapter).model.lm_head
-        labels_BK = F.linear(hidden_BD.float(), head.weight[list(labels)].float())
+        labels_BK = F.linear(hidden_BD.float(), head.weight[list(labels)].float()).cpu().numpy()
         # Tells how much of the whole vocabulary the labels hold.
-        everything_B = log_sum(hidden_BD, head, getattr(self._forward(adapter), "native", None))
-        mass_B = torch.exp(torch.logsumexp(labels_BK, -1) - everything_B).clamp(max=1.0)
-        return LabelScores(labels_BK.cpu().numpy(), mass_B.cpu().numpy())
+        everything_B = log_sum(hidden_BD, head, getattr(self._forward(adapter), "native", None)).cpu().numpy()
+        mass_B = np.exp(labels_BK - everything_B[:, None]).sum(axis=1)
+        return LabelScores(labels_BK, np.minimum(mass_B, 1.0))
 
     @torch.inference_mode()
     def last_hidden(
