@@ -50,7 +50,7 @@ def fit(
     import torch
 
     dataset = _dataset(train, items, config.seed)
-    every = math.ceil(config.steps / math.ceil(len(train) / config.batch))
+    every = min(config.epochs, math.ceil(config.steps / math.ceil(len(train) / config.batch)))
     best, kept, told = float("-inf"), None, {"beta": 0.0, "epochs": 0}
     for beta in config.betas:
         torch.manual_seed(config.seed)

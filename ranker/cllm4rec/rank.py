@@ -27,6 +27,8 @@ from shared.history import History
 from shared.protocols import Reused, TellsReuse
 
 EMBEDDINGS, USERS = "embeddings.safetensors", "users.json"
+CONTENT = "content.safetensors"
+"""The content embeddings of a run without fine-tuning, for one that goes on from it."""
 COUNTS = "popularity.safetensors"
 """Training events per item: what a retriever answers to a user without a history."""
 VECTORS = 4096

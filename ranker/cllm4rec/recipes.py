@@ -30,7 +30,7 @@ class CLLM4RecConfig:
     finetune: bool = True
     """RecLLM's masked fine-tuning; without it LLM-PreRec, which predicts by the collaborative LLM."""
     pretrained: str = ""
-    """The folder of a trained CLLM4Rec on the same data and backbone: fine-tuning begins from its embeddings."""
+    """The folder of a CLLM4Rec that was trained alike with finetune=false: fine-tuning begins from its embeddings."""
     masked: float = 0.2
     """Share of a user's items that RecLLM must predict."""
     begin: Literal["random", "titles"] = "titles"

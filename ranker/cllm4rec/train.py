@@ -24,7 +24,7 @@ from ranker.cllm4rec.batches import Review, contents, contents_at, interactions_
 from ranker.cllm4rec.documents import Document
 from ranker.cllm4rec.evaluate import best_items, by_recllm, measured
 from ranker.cllm4rec.model import CLLM4Rec, Embeddings, begin, random
-from ranker.cllm4rec.rank import COUNTS, EMBEDDINGS, USERS, RecLLMScorer, scorer, written
+from ranker.cllm4rec.rank import CONTENT, COUNTS, EMBEDDINGS, USERS, RecLLMScorer, scorer, written
 from ranker.cllm4rec.recipes import CLLM4RecConfig
 from ranker.descent import Pace, Progress, descend
 from ranker.evaluate import CANDIDATES, ask
@@ -58,6 +58,7 @@ def train(
 
     Without a retriever the model stands alone, as in the paper; with one the blend is fitted to it.
     """
+    first = _pretrained(data, config) if config.pretrained else None
     torch.manual_seed(config.seed)
     keep_memory()
     folder = out.with_name(out.name + ".partial")
@@ -69,9 +70,10 @@ def train(
     documents = written(base, len(data), len(data.catalog), config)
     texts = contents(data.catalog, documents, reviews)
     plain_attention(base.model, config.most_items + config.most_words)
-    first = _pretrained(data, config) if config.pretrained else None
-    begun_SD = _collaborative(Path(config.pretrained)) if first else _begin(base, data, parts, config)
-    embeddings = Embeddings(len(data), begun_SD).to(base.device, base.dtype)
+    embeddings = Embeddings(len(data), _begin(base, data, parts, config))
+    if first:
+        embeddings.load_state_dict(_learnt(Path(config.pretrained), config))
+    embeddings = embeddings.to(base.device, base.dtype)
     model = CLLM4Rec(base, embeddings, config.lambda_c if config.content else 0.0)
     identity = {"config": asdict(config), "data": data.digest}
     stages: dict[str, tuple[int, float, bool, Callable[[int], Tensor]]] = {
@@ -137,15 +139,20 @@ def _pretrained(data: Prepared, config: CLLM4RecConfig) -> Manifest:
         raise BadInput(
             f"pretrained={folder} was trained on other data: {made.data_digest[:8]}, here {data.digest[:8]}."
         )
-    for key in ("backbone", "layers", "split", "seed"):
+    if made.config["finetune"]:
+        raise BadInput(f"pretrained={folder} is fine-tuned already. Train it with finetune=false.")
+    for key in ("backbone", "layers", "split", "seed", "content", "reorder", "lambda_c"):
         theirs, ours = made.config[key], getattr(config, key)
         if theirs != ours:
             raise BadInput(f"pretrained={folder} was trained with {key}={theirs!r}, this run has {ours!r}.")
     return made
 
 
-def _collaborative(folder: Path) -> Tensor:
-    return weights.load(folder / EMBEDDINGS)["collaborative"]
+def _learnt(folder: Path, config: CLLM4RecConfig) -> dict[str, Tensor]:
+    """By the names of Embeddings."""
+    collaborative_SD = weights.load(folder / EMBEDDINGS)["collaborative"]
+    content_SD = weights.load(folder / CONTENT)["content"] if config.content else collaborative_SD
+    return {"collaborative_SD": collaborative_SD, "content_SD": content_SD}
 
 
 def _told(runs: Mapping[str, Progress], first: Manifest | None) -> dict[str, Any]:
@@ -229,8 +236,10 @@ def _write(
         packages=package_versions("torch", "transformers", "numpy", "safetensors", "tandem-rec"),
     )
     with writing(out) as draft:
-        # The content embeddings have done their work: what serves are the collaborative ones.
+        # What serves are the collaborative embeddings; the content ones only a later fine-tuning asks for.
         weights.save({"collaborative": embeddings.collaborative_SD}, draft / EMBEDDINGS, config.precision)
+        if config.content and not config.finetune:
+            weights.save({"content": embeddings.content_SD}, draft / CONTENT, config.precision)
         seen_N = torch.from_numpy(np.concatenate(parts.train)).long()
         save_file({"counts": torch.bincount(seen_N, minlength=len(data.catalog) + 1)}, draft / COUNTS)
         write_text(draft / USERS, json.dumps(list(data.user_ids)))

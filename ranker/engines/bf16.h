@@ -8,7 +8,7 @@
 
 typedef uint16_t bf16;
 
-#define UP(x, to) (((x) + (to)-1) / (to) * (to))
+#define UP(x, to) (((x) + (to) - 1) / (to) * (to))
 #define ROWS 32 /* of two tiles, one above the other */
 
 static inline __m512 load(const bf16 *p) {

@@ -13,8 +13,8 @@ typedef struct {
 } Layer;
 
 /* Tokens one after another. Each sees those before it: of this call also the `before` rows that stand right before the
- * first, and before these `known` tokens in `blocks`. starts: as for `attend`. The keys and values of the first `kept` go
- * to `keep`, layer after layer. */
+ * first, and before these `known` tokens in `blocks`. starts: as for `attend`. The keys and values of the first `kept`
+ * go to `keep`, layer after layer. */
 typedef struct {
     long first, size, before, known;
     const bf16 *const *blocks;
@@ -42,18 +42,20 @@ static int linear(const bf16 *x, const Weights *w, const bf16 *residual, bf16 *y
                   bf16 *low, const Weights *next, long wide_in) {
     const bf16 *following = next ? next->rank ? next->down : next->laid : NULL;
     if (w->rank) {
-        if (product(x, w->down, NULL, low, n, d, w->rank, 0, PLAIN, NULL, NULL, 0, w->laid, d)) return -1;
+        if (product(x, w->down, NULL, low, n, d, w->rank, 0, PLAIN, NULL, NULL, 0, w->laid, d))
+            return -1;
     } else
         low = NULL;
     return product(x, w->laid, residual, y, n, d, o, kind == GATED, kind, low, w->up, w->rank, following, wide_in);
 }
 
-/* x, n x d, through the first `count` layers into y. room: n x (2 d + (2 heads + 2 kv heads) h + inner + the highest rank).
- * 0, or -1 where memory is short. */
+/* x, n x d, through the first `count` layers into y. room: n x (2 d + (2 heads + 2 kv heads) h + inner + the highest
+ * rank). 0, or -1 where memory is short. */
 int forward(const Layer *layers, long count, const Sizes *s, float eps, const float *cosine, const float *sine,
             const Span *spans, long all, const bf16 *x, bf16 *y, bf16 *room) {
     long n = s->n, d = s->d, own = s->heads * s->h, width = s->kv_heads * s->h, wide = own + 2 * width;
-    bf16 *other = room, *even = other + n * d, *z = even + n * d, *told = z + n * wide, *mid = told + n * own, *low = mid + n * s->inner;
+    bf16 *other = room, *even = other + n * d, *z = even + n * d, *told = z + n * wide, *mid = told + n * own,
+         *low = mid + n * s->inner;
     int failed = 0;
     for (long number = 0; number < count && !failed; number++, x = y) {
         const Layer *layer = layers + number;
@@ -64,7 +66,8 @@ int forward(const Layer *layers, long count, const Sizes *s, float eps, const fl
         for (const Span *span = spans; span < spans + all; span++) {
             const bf16 *q = z + span->first * wide, *k = q - span->before * wide + own;
             long shared = span->known + span->before, skip = number * 2 * s->block * width;
-            if (span->kept) keep_rows(span, z, number, s);
+            if (span->kept)
+                keep_rows(span, z, number, s);
             failed |= attend(q, k, k + width, told + span->first * own, span->size, shared + span->size, s->heads,
                              s->kv_heads, s->h, wide, wide, wide, shared, span->starts, span->blocks, span->known,
                              s->block, skip);

@@ -78,13 +78,15 @@ static inline void add_exponentials(__m512 *most, __m512 *sum, __m512 x, __m512 
     *most = now;
 }
 
-/* y: of each of b rows of x, the logarithm of the sum of the exponentials of its products with all of w, outs x d, which
- * is read once. d a multiple of 32, outs of 16. 0, or -1 where memory is short. */
+/* y: of each of b rows of x, the logarithm of the sum of the exponentials of its products with all of w, outs x d,
+ * which is read once. d a multiple of 32, outs of 16. 0, or -1 where memory is short. */
 int log_sum(const bf16 *x, const bf16 *w, float *y, long b, long d, long outs) {
     long threads = omp_get_max_threads();
     float *parts = aligned_alloc(64, threads * b * 128); /* per thread and row, 16 largest ones and 16 sums */
-    if (!parts) return -1;
-    for (long i = 0; i < threads * b * 32; i++) parts[i] = i % 32 < 16 ? LEAST : 0;
+    if (!parts)
+        return -1;
+    for (long i = 0; i < threads * b * 32; i++)
+        parts[i] = i % 32 < 16 ? LEAST : 0;
 #pragma omp parallel num_threads(threads)
     {
         float *own = parts + omp_get_thread_num() * b * 32;
@@ -93,7 +95,9 @@ int log_sum(const bf16 *x, const bf16 *w, float *y, long b, long d, long outs) {
             for (long row = 0; row < b; row++) {
                 float some[16] __attribute__((aligned(64)));
                 for (long i = 0; i < 16; i++) {
-                    if (!row) for (long j = 0; j < d; j += 32) _mm_prefetch((const char *)(w + (out + i + AHEAD) * d + j), _MM_HINT_T0);
+                    if (!row)
+                        for (long j = 0; j < d; j += 32)
+                            _mm_prefetch((const char *)(w + (out + i + AHEAD) * d + j), _MM_HINT_T0);
                     some[i] = dot(x + row * d, w + (out + i) * d, d);
                 }
                 __m512 most = _mm512_load_ps(own + row * 32), sum = _mm512_load_ps(own + row * 32 + 16);
@@ -120,7 +124,10 @@ static uint16_t POWERS[64] __attribute__((aligned(64)));
 /* 0 where this process may use what the kernels are made of. */
 int prepare(void) {
     for (int i = 0; i < 64; i++) {
-        union { float f; uint32_t u; } power = {exp2f(i / 64.0f)};
+        union {
+            float f;
+            uint32_t u;
+        } power = {exp2f(i / 64.0f)};
         POWERS[i] = (power.u + 0x8000) >> 16;
     }
 #ifdef __AMX_BF16__
@@ -130,8 +137,8 @@ int prepare(void) {
 #endif
 }
 
-/* Keys or values of m tokens for one head: of the first `known` in blocks of `size` tokens, a multiple of 16, whose rows
- * stand `wide` apart, `skip` into each block; the others stand `stride` apart in `own`. */
+/* Keys or values of m tokens for one head: of the first `known` in blocks of `size` tokens, a multiple of 16, whose
+ * rows stand `wide` apart, `skip` into each block; the others stand `stride` apart in `own`. */
 typedef struct {
     const bf16 *const *blocks, *own;
     long known, size, wide, skip, stride;
@@ -140,7 +147,8 @@ typedef struct {
 /* Of the 16 tokens from `token` on, a multiple of 16. */
 static inline const bf16 *sixteen(const Tokens *t, long token, long *stride) {
     *stride = token < t->known ? t->wide : t->stride;
-    if (token >= t->known) return t->own + (token - t->known) * t->stride;
+    if (token >= t->known)
+        return t->own + (token - t->known) * t->stride;
     return t->blocks[token / t->size] + t->skip + token % t->size * t->wide;
 }
 
@@ -155,7 +163,8 @@ static inline void transpose(__m512i r[16]) {
     }
     for (int i = 0; i < 4; i++) {
         __m512i a = _mm512_shuffle_i32x4(t[i], t[i + 4], 0x88), b = _mm512_shuffle_i32x4(t[i], t[i + 4], 0xdd);
-        __m512i c = _mm512_shuffle_i32x4(t[i + 8], t[i + 12], 0x88), d = _mm512_shuffle_i32x4(t[i + 8], t[i + 12], 0xdd);
+        __m512i c = _mm512_shuffle_i32x4(t[i + 8], t[i + 12], 0x88),
+                d = _mm512_shuffle_i32x4(t[i + 8], t[i + 12], 0xdd);
         r[i] = _mm512_shuffle_i32x4(a, c, 0x88), r[i + 8] = _mm512_shuffle_i32x4(a, c, 0xdd);
         r[i + 4] = _mm512_shuffle_i32x4(b, d, 0x88), r[i + 12] = _mm512_shuffle_i32x4(b, d, 0xdd);
     }
@@ -163,11 +172,12 @@ static inline void transpose(__m512i r[16]) {
 
 /* Of 16 tokens the 64 bytes from `w` on, line by line; NULL are none. */
 static inline void fetch(const bf16 *rows, long stride, long w) {
-    for (long r = 0; rows && r < 16; r++) _mm_prefetch((const char *)(rows + r * stride + w), _MM_HINT_T0);
+    for (long r = 0; rows && r < 16; r++)
+        _mm_prefetch((const char *)(rows + r * stride + w), _MM_HINT_T0);
 }
 
-/* 32 keys as the second factor: per 16 keys and 32 widths, row r holds the widths 2 r and 2 r + 1 of each key. Meanwhile
- * the next 32 are fetched: a few lines at a time, for a core waits where it asks for many. */
+/* 32 keys as the second factor: per 16 keys and 32 widths, row r holds the widths 2 r and 2 r + 1 of each key.
+ * Meanwhile the next 32 are fetched: a few lines at a time, for a core waits where it asks for many. */
 static void pack_keys(const Tokens *t, uint32_t *out, long first, long m, long h) {
     for (long key = first; key < first + 32; key += 16) {
         long stride, wide = 0, here = m - key;
@@ -178,7 +188,8 @@ static void pack_keys(const Tokens *t, uint32_t *out, long first, long m, long h
             for (long r = 0; r < 16; r++)
                 rows[r] = r < here ? _mm512_loadu_si512(k + r * stride + w) : _mm512_setzero_si512();
             transpose(rows);
-            for (long r = 0; r < 16; r++) _mm512_storeu_si512(out + r * 16, rows[r]);
+            for (long r = 0; r < 16; r++)
+                _mm512_storeu_si512(out + r * 16, rows[r]);
         }
     }
 }
@@ -189,11 +200,13 @@ static void pack_values(const Tokens *t, uint32_t *out, long first, long m, long
         long stride, wide = 0, here = m - key;
         const bf16 *v = sixteen(t, key, &stride), *next = key + 32 < m ? sixteen(t, key + 32, &wide) : NULL;
         for (long w = 0; w < h; w += 16) {
-            if (w % 32 == 0) fetch(next, wide, w);
+            if (w % 32 == 0)
+                fetch(next, wide, w);
             for (long r = 0; r < 8; r++) {
                 const bf16 *one = v + 2 * r * stride + w;
                 __m512i low = _mm512_setzero_si512(), high = low;
-                if (2 * r < here) low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)one));
+                if (2 * r < here)
+                    low = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)one));
                 if (2 * r + 1 < here)
                     high = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(one + stride)));
                 _mm512_storeu_si512(out + w * 16 + r * 16, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
@@ -213,8 +226,8 @@ static inline uint32_t window(long low, long high) {
  * 16 parts, that goes with it, all times `scale`,
  * so that powers of 2 do. Into p go the powers, exact to half of 1/64 in the exponent, a bfloat16's own rounding, with
  * zeros elsewhere; the row of values that was summed so far is scaled where the largest changes. `whole`: all count. */
-static inline void weigh(const float *scores, bf16 *p, long low, long high, float scale, float *top, float *sum, float *told,
-                         long h, int whole) {
+static inline void weigh(const float *scores, bf16 *p, long low, long high, float scale, float *top, float *sum,
+                         float *told, long h, int whole) {
     __m512 s[KEYS / 16], most = _mm512_set1_ps(-INFINITY), total = _mm512_load_ps(sum);
     for (long j = 0; j < KEYS / 16; j++) {
         s[j] = _mm512_load_ps(scores + 16 * j);
@@ -224,8 +237,10 @@ static inline void weigh(const float *scores, bf16 *p, long low, long high, floa
     if (_mm512_cmp_ps_mask(_mm512_mul_ps(most, _mm512_set1_ps(scale)), _mm512_set1_ps(*top + HEADROOM), _CMP_GT_OQ)) {
         float now = _mm512_reduce_max_ps(most) * scale;
         __m512 factor = _mm512_setzero_ps();
-        if (*top > -INFINITY) factor = exponential(_mm512_set1_ps((*top - now) * 0.693147181f));
-        for (long i = 0; i < h; i += 16) _mm512_store_ps(told + i, _mm512_mul_ps(_mm512_load_ps(told + i), factor));
+        if (*top > -INFINITY)
+            factor = exponential(_mm512_set1_ps((*top - now) * 0.693147181f));
+        for (long i = 0; i < h; i += 16)
+            _mm512_store_ps(told + i, _mm512_mul_ps(_mm512_load_ps(told + i), factor));
         total = _mm512_mul_ps(total, factor);
         *top = now;
     }
@@ -240,7 +255,8 @@ static inline void weigh(const float *scores, bf16 *p, long low, long high, floa
         x = _mm512_max_epi16(x, least);
         __m512i exponent = _mm512_and_si512(x, whole_part);
         __m512i e = _mm512_add_epi16(_mm512_permutex2var_epi16(first, x, second), _mm512_add_epi16(exponent, exponent));
-        if (!whole) e = _mm512_maskz_mov_epi16(window(low - 16 * j, high - 16 * j), e);
+        if (!whole)
+            e = _mm512_maskz_mov_epi16(window(low - 16 * j, high - 16 * j), e);
         total = _mm512_dpbf16_ps(total, (__m512bh)e, (__m512bh)ones);
         _mm512_store_si512(p + 16 * j, e);
     }
@@ -338,27 +354,30 @@ typedef struct {
     int shared;
 } Part;
 
-/* 32 tokens of one head, part after part; row i sees the first `seen` + i keys, or of these the first `shared` and those
- * from starts[i] on. Tiles, where there are any, score the next part while the vector units weigh this
- * one. */
+/* 32 tokens of one head, part after part; row i sees the first `seen` + i keys, or of these the first `shared` and
+ * those from starts[i] on. Tiles, where there are any, score the next part while the vector units weigh this one. */
 static void block(const bf16 *q, long rows, const uint32_t *k, const uint32_t *v, bf16 *out, long out_stride, long seen,
                   long shared, const long *starts, long h, float scale, Room *room) {
     long all = seen + rows - 1, turn = 0;
     float *told = room->rest;
     Part now = {0, starts ? shared : all, starts != NULL}, own = {starts ? starts[0] / 32 * 32 : all, all, 0};
-    if (!now.end) now = own;
+    if (!now.end)
+        now = own;
     memset(told, 0, ROWS * h * 4);
     memset(room->sum, 0, sizeof room->sum);
-    for (long row = 0; row < ROWS; row++) room->top[row] = -INFINITY;
+    for (long row = 0; row < ROWS; row++)
+        room->top[row] = -INFINITY;
     for (long key = 0; key < KEYS && key < now.end; key += 32)
         score(q, rows, k + (now.from + key) * h / 2, room->scores[0] + key, h);
     for (; now.from < now.end; turn ^= 1) {
         Part next = now;
         next.from += KEYS;
-        if (next.from >= next.end && now.shared) next = own;
+        if (next.from >= next.end && now.shared)
+            next = own;
         for (long part = 0; part < KEYS / 32; part++) {
             long key = next.from + part * 32;
-            if (key < next.end) score(q, rows, k + key * h / 2, room->scores[turn ^ 1] + part * 32, h);
+            if (key < next.end)
+                score(q, rows, k + key * h / 2, room->scores[turn ^ 1] + part * 32, h);
             for (long row = part * 8; row < part * 8 + 8 && row < rows; row++) {
                 const float *scores = room->scores[turn] + row * KEYS;
                 bf16 *p = room->p + row * KEYS;
@@ -382,18 +401,19 @@ static void block(const bf16 *q, long rows, const uint32_t *k, const uint32_t *v
     }
 }
 
-/* q: n rows of `heads` heads; k, v: m rows of `kv_heads`; out: n rows of heads h, contiguous. Of the keys the first
- * `known` are not in k and v but in `blocks`, each of `block` tokens' keys and then as many values, `skip` into it. The
- * last n of the m keys are the queries' own: row i sees the first m - n + i + 1. With starts, which never fall, it sees
- * of these the first `shared` and those from starts[i] on: branches of one head. h a multiple of 32, `block` of 16. 0, or
- * -1 where memory is short. */
+/* q: n rows of `heads` heads; k, v: m - known rows of `kv_heads`; out: n rows of heads h, contiguous. Of the keys the
+ * first `known` are not in k and v but in `blocks`, each of `block_size` tokens' keys and then as many values, `skip`
+ * into it. The last n of the m keys are the queries' own: row i sees the first m - n + i + 1. With starts, which never
+ * fall, it sees of these the first `shared` and those from starts[i] on: branches of one head. h a multiple of 32,
+ * `block_size` of 16. 0, or -1 where memory is short. */
 int attend(const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, long n, long m, long heads, long kv_heads, long h,
            long q_stride, long k_stride, long v_stride, long shared, const long *starts, const bf16 *const *blocks,
            long known, long block_size, long skip) {
     long size = UP(m, 32) * h / 2, parts = UP(n, ROWS) / ROWS;
     int failed = 0;
     uint32_t *packed = aligned_alloc(64, 2 * kv_heads * size * 4);
-    if (!packed) return -1;
+    if (!packed)
+        return -1;
     float scale = 1.44269504f / sqrtf(h); /* for powers of 2 */
 #pragma omp parallel
     {
@@ -403,7 +423,8 @@ int attend(const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, long n, long 
             failed = -1;
         }
         bf16 *own = room ? (bf16 *)(room->rest + ROWS * h) : NULL;
-        if (room) memset(room->p, 0, sizeof room->p);
+        if (room)
+            memset(room->p, 0, sizeof room->p);
         /* All heads of some tokens by one thread: they stand side by side. */
 #pragma omp for schedule(static)
         for (long key = 0; key < m; key += 32)
@@ -415,20 +436,23 @@ int attend(const bf16 *q, const bf16 *k, const bf16 *v, bf16 *out, long n, long 
                 pack_keys(&keys, to, key, m, h);
                 pack_values(&values, to + size, key, m, h);
             }
-        if (room) take_tiles();
+        if (room)
+            take_tiles();
         /* The last blocks see the most keys: they go first, so that no thread is left with one at the end. */
 #pragma omp for schedule(dynamic)
         for (long work = 0; work < heads * parts; work++) {
             long head = work % heads, first = (parts - 1 - work / heads) * ROWS;
             long rows = n - first < ROWS ? n - first : ROWS, kv = head / (heads / kv_heads);
-            if (!room) continue;
+            if (!room)
+                continue;
             memset(own, 0, ROWS * h * 2);
             for (long row = 0; row < rows; row++)
                 memcpy(own + row * h, q + (first + row) * q_stride + head * h, h * 2);
             block(own, rows, packed + 2 * kv * size, packed + (2 * kv + 1) * size, out + first * heads * h + head * h,
                   heads * h, m - n + first + 1, shared, starts ? starts + first : NULL, h, scale, room);
         }
-        if (room) give_tiles();
+        if (room)
+            give_tiles();
     }
     free(packed);
     return failed;

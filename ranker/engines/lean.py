@@ -20,17 +20,16 @@ from torch import Tensor, nn
 from ranker.engines.linear import Linear, packs
 from ranker.engines.native import Blocks, Kernels, Sizes, kernels
 
-BLOCK = 16
-"""Where no token is known."""
 FEW = 16
-"""Rows for which reading the head's weights takes longer than its products."""
+"""Up to so many rows reading the head's weights takes longer than its products."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Segment:
     """Tokens that stand one after another, each seeing those before it.
 
-    known: keys and values of what stands before the first token, blocks of L x 2 x T x kv heads x h. follows: the
+    known: keys and values of what stands before the first token, blocks of L x 2 x T x kv heads x h, for the kernels of
+    one size that 16 divides. follows: the
     segment right before it in the same call stands there, and what that one knows. positions: of the tokens, where
     they are not simply the next.
     starts: where the tokens are branches side by side, per token the place of its branch's first; it sees that branch
@@ -101,7 +100,7 @@ class Layer:
 
     @property
     def whole(self) -> bool:
-        """Whether the kernels are all of it: nothing is quantized."""
+        """Whether the kernels are all of it: nothing is quantized or has a bias."""
         return self.native is not None and all(linear.native for linear in self.linears)
 
     @property
@@ -117,14 +116,15 @@ class Layer:
     def mlp(self, x_ND: Tensor) -> Tensor:
         y_ND = norm(x_ND, self.between, self.native)
         if self.native:
-            return self.down.plus(self.both.gated(y_ND), x_ND)
+            gated_NI = self.both.gated(y_ND) if self.both.native else self.native.gated(self.both(y_ND))
+            return self.down.plus(gated_NI, x_ND)
         if self.gate.fuses and self.up.fuses:
             return self.down.plus(self.up.times(y_ND, self.gate(y_ND, then="swish")), x_ND)
         return self.down.plus(F.silu(self.gate(y_ND)).mul_(self.up(y_ND)), x_ND)
 
 
 class LeanLlama:
-    """Reads the model's tensors where they are: weights that are trained meanwhile count."""
+    """Over a frozen backbone. LoRA that is trained meanwhile counts: its tensors' versions tell that they changed."""
 
     def __init__(self, model: Any) -> None:
         config, inner = model.config, model.model
@@ -213,7 +213,7 @@ class LeanLlama:
             for one, keep in zip(placed, kept, strict=True)
         ]
         first = self.layers[0]
-        block = max((one.blocks.size for one in placed if one.blocks), default=BLOCK)
+        block = Blocks.size_of([one.blocks for one in placed if one.blocks])
         ranks = [linear.lora.rank for layer in self.layers for linear in layer.linears if linear.lora]
         inner = first.down.plain[0].in_features
         sizes = Sizes(inner, self.heads, self.kv_heads, self.width, block)

@@ -63,10 +63,7 @@ class Linear:
 
     def gated(self, x_ND: Tensor) -> Tensor:
         """silu of the first of two modules times the second. Only with native kernels."""
-        assert self.native
-        if self.packed is not None:
-            return self._product(x_ND, gated=True)
-        return self.native.gated(self(x_ND))
+        return self._product(x_ND, gated=True)
 
     def times(self, x_ND: Tensor, factor_NO: Tensor) -> Tensor:
         """Only where `fuses`, and without native kernels."""
@@ -93,13 +90,16 @@ class Linear:
     def lay_out(self) -> None:
         """For the kernels, all adapters of all modules as one: the ranks side by side, each with rows in the outputs of
         its own module alone."""
+        self.lora = None
+        if not self.native or self.packed is None:
+            return
         parts = [
             (module.lora_A[name].weight, module.scaling[name] * module.lora_B[name].weight.float(), place)
             for place, module in enumerate(self.modules)
             for name in _adapters(module)
         ]
         rank = sum(len(down_RD) for down_RD, _, _ in parts)
-        if not self.native or self.packed is None or not rank:
+        if not rank:
             return
         outs = [module.out_features for module in self.plain]
         weight = self.plain[0].weight

@@ -203,10 +203,21 @@ class Blocks:
 
     def __init__(self, blocks_L2TKh: Sequence[Tensor]) -> None:
         self.blocks = [block.contiguous() for block in blocks_L2TKh]
+        sizes = {block.shape[2] for block in self.blocks}
+        if len(sizes) != 1 or min(sizes) % 16:
+            raise ValueError(f"blocks of {sorted(sizes)} tokens: the kernels take one size, a multiple of 16")
         self.pointers_N = torch.tensor([block.data_ptr() for block in self.blocks])
         self.size = self.blocks[0].shape[2]
         self.tokens = self.size * len(self.blocks)
         self.layer_numbers = self.blocks[0][0].numel()
+
+    @staticmethod
+    def size_of(many: Sequence[Blocks]) -> int:
+        """Of all in one call; 16 where there are none."""
+        sizes = {blocks.size for blocks in many} or {16}
+        if len(sizes) != 1:
+            raise ValueError(f"blocks of {sorted(sizes)} tokens in one call: the kernels take one size")
+        return sizes.pop()
 
 
 @functools.cache

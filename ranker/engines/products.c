@@ -85,7 +85,8 @@ static inline void compute(const bf16 *x, long stride, const bf16 *panel, long s
         _tile_dpbf16ps(3, 5, 7);
         for (long line = step * each; line < (step + 1) * each && line < lines; line++)
             _mm_prefetch(next + line * 64, _MM_HINT_T1);
-        for (long end = row + some < before->rows ? row + some : before->rows; row < end; row++) write_row(before, row);
+        for (long end = row + some < before->rows ? row + some : before->rows; row < end; row++)
+            write_row(before, row);
     }
     _tile_stored(0, sums, PANEL * 4);
     _tile_stored(1, sums + 16, PANEL * 4);
@@ -97,7 +98,8 @@ static inline void compute(const bf16 *x, long stride, const bf16 *panel, long s
 
 static inline void compute(const bf16 *x, long stride, const bf16 *panel, long steps, float *sums, long done, int more,
                            const Block *before, const char *next, long lines) {
-    for (long row = before->done; row < before->rows; row++) write_row(before, row);
+    for (long row = before->done; row < before->rows; row++)
+        write_row(before, row);
     multiply(x, stride, (const uint32_t *)panel, 512, 256, steps, sums, PANEL, done, ROWS, more, next, lines);
 }
 
@@ -105,23 +107,26 @@ static inline void compute(const bf16 *x, long stride, const bf16 *panel, long s
 
 /* y = x W, n x o; PLUS: and the residual; GATED: silu(first half) * second half, n x o / 2, of paired panels. y is none
  * of the others. low: or NULL; n x `rank`, a multiple of 32, whose product with `more`, laid out as W is, comes on top:
- * LoRA. following: weights, laid out for a width in of `wide_in`, with which the next call begins; or NULL. 0, or -1 where
- * memory is short. */
-int product(const bf16 *x, const bf16 *laid, const bf16 *residual, bf16 *y, long n, long d, long o, int paired, int kind,
-            const bf16 *low, const bf16 *more, long rank, const bf16 *following, long wide_in) {
+ * LoRA. following: weights, laid out for a width in of `wide_in`, with which the next call begins; or NULL. 0, or -1
+ * where memory is short. */
+int product(const bf16 *x, const bf16 *laid, const bf16 *residual, bf16 *y, long n, long d, long o, int paired,
+            int kind, const bf16 *low, const bf16 *more, long rank, const bf16 *following, long wide_in) {
     long steps = d / 32, panels = o / PANEL, size = d * PANEL, wide = kind == GATED ? o / 2 : o;
     long rows = n < ROWS ? ROWS : n, chunk = CHUNK, groups = UP(panels, GROUP) / GROUP;
     bf16 *few = NULL;
     if (n < ROWS) {
         few = aligned_alloc(64, ROWS * (d + rank) * 2);
-        if (!few) return -1;
+        if (!few)
+            return -1;
         memset(few, 0, ROWS * (d + rank) * 2);
         memcpy(few, x, n * d * 2);
-        if (low) memcpy(few + ROWS * d, low, n * rank * 2);
+        if (low)
+            memcpy(few + ROWS * d, low, n * rank * 2);
         x = few;
         low = low ? few + ROWS * d : NULL;
     }
-    while (chunk > 2 * ROWS && UP(rows, chunk) / chunk * groups < 4 * omp_get_max_threads()) chunk /= 2;
+    while (chunk > 2 * ROWS && UP(rows, chunk) / chunk * groups < 4 * omp_get_max_threads())
+        chunk /= 2;
     chunk = UP(chunk, ROWS);
     long chunks = UP(rows, chunk) / chunk;
 #pragma omp parallel
@@ -154,17 +159,20 @@ int product(const bf16 *x, const bf16 *laid, const bf16 *residual, bf16 *y, long
                                 step > 0, &before, next, lines);
                         next += lines * 64;
                         before.rows = 0;
-                        if (step + deep < steps) continue;
+                        if (step + deep < steps)
+                            continue;
                         if (low)
-                            compute(low + from * rank, rank, more + panel * rank * PANEL, rank / 32, told, done, 1, &before,
-                                    next, 0);
+                            compute(low + from * rank, rank, more + panel * rank * PANEL, rank / 32, told, done, 1,
+                                    &before, next, 0);
                         long one = paired ? 16 * panel : PANEL * panel, other = paired ? o / 2 + one : one + 16;
-                        before = (Block){told, residual + from * o, y + from * wide, done, n < ROWS ? n : ROWS, wide,
-                                         one, other, kind};
+                        before = (Block){
+                            told, residual + from * o, y + from * wide, done, n < ROWS ? n : ROWS, wide, one, other,
+                            kind};
                     }
             }
         }
-        for (long row = before.done; row < before.rows; row++) write_row(&before, row);
+        for (long row = before.done; row < before.rows; row++)
+            write_row(&before, row);
         give_tiles();
     }
     free(few);

@@ -17,17 +17,18 @@ static const Tiles TILES = {1, 0, {0}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16
 #define take_tiles() _tile_loadconfig(&TILES)
 #define give_tiles() _tile_release()
 #define HIGH ROWS /* rows at once */
-#define GROUP 4 /* panels that one thread computes for the same rows: these stay in its first cache */
+#define GROUP 4   /* panels that one thread computes for the same rows: these stay in its first cache */
 
 #else
 
 #define take_tiles() ((void)0)
 #define give_tiles() ((void)0)
-#define HIGH 8 /* 16 sums are enough to hide the 6 cycles of each product */
+#define HIGH 8  /* 16 sums are enough to hide the 6 cycles of each product */
 #define GROUP 3 /* shares out more evenly, and these have no first cache to themselves */
 
 /* sums, rows `wide` apart, = a b, or with `more` += a b, from row `first`, of which HIGH is a divisor, to below `last`.
- * a: rows `stride` apart, 32 widths a step. b: two tiles a step, `second` apart, one step `step` after the other. */
+ * a: rows `stride` apart, 32 widths a step. b: two tiles a step, `second` apart, one step `step` after the other.
+ * Meanwhile `lines` from `next` on are fetched. */
 static inline void multiply(const bf16 *a, long stride, const uint32_t *b, long step, long second, long steps,
                             float *sums, long wide, long first, long last, int more, const char *next, long lines) {
     long each = lines ? (lines * HIGH + (last - first) * steps - 1) / ((last - first) * steps) : 0;
@@ -41,7 +42,8 @@ static inline void multiply(const bf16 *a, long stride, const uint32_t *b, long 
         }
         for (long at = 0; at < steps; at++) {
             const uint32_t *one = b + at * step, *other = one + second;
-            for (long line = 0; line < each && next < end; line++, next += 64) _mm_prefetch(next, _MM_HINT_T1);
+            for (long line = 0; line < each && next < end; line++, next += 64)
+                _mm_prefetch(next, _MM_HINT_T1);
             for (int pair = 0; pair < 16; pair++) {
                 __m512bh l = (__m512bh)_mm512_loadu_si512(one + pair * 16);
                 __m512bh r = (__m512bh)_mm512_loadu_si512(other + pair * 16);

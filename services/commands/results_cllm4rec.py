@@ -68,6 +68,7 @@ def sweep(made: Sequence[Mapping[str, Any]]) -> dict[float, Mapping[str, float]]
     for report in made:
         config = dict(report["ranker"]["config"])
         strength = config.pop("lambda_c")
+        config.pop("pretrained", None)
         alike.setdefault(json.dumps(config, sort_keys=True), {})[strength] = report["rows"]["recllm"]
     points = max(alike.values(), key=len, default={})
     return dict(sorted(points.items()))

@@ -141,24 +141,31 @@ def test_the_papers_ablations_train_and_serve(bpe_folder: Path, tmp_path: Path, 
     load(tmp_path / "out", CATALOG, device="cpu").self_test()
 
 
-def test_fine_tuning_can_begin_from_another_run(bpe_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("variant", [{}, {"content": False}, {"lambda_c": 2.0}])
+def test_fine_tuning_can_go_on_from_another_run(bpe_folder: Path, tmp_path: Path, variant: dict[str, object]) -> None:
     """Content, alternation and fine-tuning in one run, or the last of them apart: the same embeddings."""
-    whole = {"lambda_c": 0.0}
-    expected_stages = made.trained(tmp_path / "whole", bpe_folder, **whole).metrics["stages"]
-    made.trained(tmp_path / "first", bpe_folder, finetune=False, **whole)
-    told = made.trained(tmp_path / "second", bpe_folder, pretrained=str(tmp_path / "first"), **whole)
+    expected_stages = made.trained(tmp_path / "whole", bpe_folder, **variant).metrics["stages"]
+    made.trained(tmp_path / "first", bpe_folder, finetune=False, **variant)
+    told = made.trained(tmp_path / "second", bpe_folder, pretrained=str(tmp_path / "first"), **variant)
     assert told.metrics["stages"].keys() == expected_stages.keys()
     found, expected = (load_file(tmp_path / name / EMBEDDINGS)["collaborative"] for name in ("second", "whole"))
     assert torch.equal(found, expected)
+    load(tmp_path / "first", CATALOG, device="cpu").self_test()
 
 
 def test_embeddings_of_another_training_are_refused(artifact: Path, bpe_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="trained with seed=1, this run has 2"):
-        made.trained(tmp_path / "out", bpe_folder, pretrained=str(artifact), seed=2)
+    made.trained(tmp_path / "first", bpe_folder, finetune=False)
+    first = str(tmp_path / "first")
+    for change in ({"seed": 2}, {"content": False}, {"lambda_c": 3.0}):
+        [(name, value)] = change.items()
+        with pytest.raises(BadInput, match=f"trained with {name}=.*, this run has {value}"):
+            made.trained(tmp_path / "out", bpe_folder, pretrained=first, **change)
     other = replace(tiny.DATA, manifest=tiny.DATA.manifest.model_copy(update={"data_digest": "e" * 64}))
     with pytest.raises(BadInput, match="trained on other data"):
-        made.trained(tmp_path / "out", bpe_folder, other, pretrained=str(artifact))
-    assert not list(tmp_path.iterdir())
+        made.trained(tmp_path / "out", bpe_folder, other, pretrained=first)
+    with pytest.raises(BadInput, match="fine-tuned already"):
+        made.trained(tmp_path / "out", bpe_folder, pretrained=str(artifact))
+    assert [path.name for path in tmp_path.iterdir()] == ["first"]
 
 
 def test_an_interrupted_run_ends_as_a_whole_one(

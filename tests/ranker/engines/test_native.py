@@ -153,14 +153,15 @@ def test_large_scores_overflow_nothing(ours: Kernels) -> None:
     assert torch.isfinite(attended(ours, q, k, v)).all()
 
 
-def llama() -> LlamaForCausalLM:
+def llama(**changes: bool) -> LlamaForCausalLM:
     torch.manual_seed(0)
     sizes = {"hidden_size": 128, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 4}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=300, num_key_value_heads=2, initializer_range=0.1, **sizes)).eval()
+    told = {"num_key_value_heads": 2, "initializer_range": 0.1, "vocab_size": 300}
+    return LlamaForCausalLM(LlamaConfig(**told, **sizes, **changes)).eval()
 
 
 def run(model: LlamaForCausalLM) -> tuple[Tensor, LeanLlama]:
-    """A prompt, one behind known keys and values, and two branches behind them."""
+    """A prompt, one behind known keys and values, two branches behind them, and two behind a head that is."""
     made = LeanLlama(model)
     prompt = torch.randint(4, 300, (90,), generator=torch.Generator().manual_seed(1))
     table = model.get_input_embeddings()
@@ -170,8 +171,16 @@ def run(model: LlamaForCausalLM) -> tuple[Tensor, LeanLlama]:
             Segment(90, [89]),
             Segment(42, [41], known=[known]),
             Segment(10, [3, 9], known=[known], starts=[0] * 4 + [4] * 6),
+            Segment(22, [], known=[known], keep=16),
+            Segment(20, [11, 19], follows=True, starts=[0] * 12 + [12] * 8, positions=[*range(70, 82), *range(70, 78)]),
         ]
-        states_ND, _ = made.run(table(torch.cat([prompt, prompt[48:], prompt[48:58]])), segments)
+        tokens = torch.cat([prompt, prompt[48:], prompt[48:58], prompt[48:70], prompt[70:82], prompt[:8]])
+        states_ND, kept = made.run(table(tokens), segments)
+        alone, [again] = made.run(table(torch.cat([prompt[:70], prompt[:8]])), [Segment(78, [77], keep=64)])
+        assert kept[3] is not None
+        assert again is not None
+        assert float((kept[3] - again[:, :, 48:]).float().abs().max()) < 0.15
+        assert float((states_ND[-1] - alone[0]).float().abs().max()) < 0.15
     return states_ND.float(), made
 
 
@@ -253,6 +262,33 @@ def states(model: LlamaForCausalLM, made: LeanLlama) -> Tensor:
     prompt = torch.randint(4, 300, (90,), generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         return made.run(model.get_input_embeddings()(prompt), [Segment(90, [89])])[0].float()
+
+
+def test_a_biased_gate_is_left_to_torch(ours: Kernels, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lean, "kernels", lambda: ours)
+    exact = llama(mlp_bias=True)
+    for name, parameter in exact.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter, std=0.3)
+    expected, _ = run(exact)
+    found, made = run(copy.deepcopy(exact).to(torch.bfloat16))
+    assert made.native is not None
+    assert len(made.whole_layers) == 0
+    assert apart(found, expected) < 0.05
+
+
+def test_blocks_of_other_sizes_are_refused() -> None:
+    for sizes in ((16, 32), (5,)):
+        with pytest.raises(ValueError, match="one size, a multiple of 16"):
+            Blocks([drawn(1, 2, size, 1, 32) for size in sizes])
+
+
+@pytest.mark.parametrize("rows", [1, lean.FEW, lean.FEW + 1])
+@pytest.mark.parametrize("outs", [48, 50])
+def test_a_log_sum_is_the_same_by_either_way(ours: Kernels, rows: int, outs: int) -> None:
+    head, x = torch.nn.Linear(96, outs, bias=False).to(torch.bfloat16), drawn(rows, 96)
+    with torch.inference_mode():
+        torch.testing.assert_close(lean.log_sum(x, head, ours), lean.log_sum(x, head, None), rtol=0.01, atol=0.01)
 
 
 def test_without_a_compiler_there_are_none_and_it_says_so(
