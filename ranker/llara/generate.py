@@ -23,7 +23,7 @@ def generate(model: LLaRA, slates: Sequence[Slate], hybrid: bool, what: str | No
             prompt = model.prompt(slate.history, slate.candidates, hybrid)
             ids_1T = torch.tensor([prompt], device=base.device)
             made_1N = base.model.generate(
-                inputs_embeds=splice(base.model.get_input_embeddings(), ids_1T, model.fill),
+                inputs_embeds=splice(base.model.get_input_embeddings(), ids_1T, model.filling([slate.history])),
                 attention_mask=torch.ones_like(ids_1T),
                 max_new_tokens=longest,
                 do_sample=False,

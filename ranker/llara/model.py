@@ -18,6 +18,8 @@ from ranker.llara.batches import Slate
 from ranker.llara.prompt import HybridPrompts
 from ranker.packed import Group
 from ranker.projector import Projector, unit_scale
+from ranker.splice import Fill
+from shared.data.pairs import left_padded
 
 
 def sr2llm(behaviour: Behaviour, hidden: int) -> Projector:
@@ -34,10 +36,11 @@ class LLaRA:
 
     def loss(self, batch: Sequence[Slate], hybrid: bool) -> Tensor:
         """Next-token cross-entropy of the answers (equations 7 and 8), mean over their tokens."""
-        prompts = [self.prompt(slate.history, slate.candidates, hybrid) for slate in batch]
+        prompts = [self.prompt(slate.history, slate.candidates, hybrid, n) for n, slate in enumerate(batch)]
         answers = [self.prompts.right(slate.candidates, slate.right) for slate in batch]
         whole = [prompt + answer[:-1] for prompt, answer in zip(prompts, answers, strict=True)]
-        told = zip(states(self.base, whole, self.fill), prompts, strict=True)
+        fill = self.filling([slate.history for slate in batch])
+        told = zip(states(self.base, whole, fill), prompts, strict=True)
         hidden_ND = torch.cat([hidden_TD[len(prompt) - 1 :] for hidden_TD, prompt in told])
         target_N = torch.tensor([token for answer in answers for token in answer], device=self.base.device)
         return F.cross_entropy(self.base.model.lm_head(hidden_ND).float(), target_N)
@@ -46,31 +49,53 @@ class LLaRA:
         self, histories: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]], hybrid: bool
     ) -> list[tuple[Tensor, float]]:
         """Per user the candidates' log probabilities as answers, float32, and what all of them hold together."""
-        prompts = [self.prompt(h, c, hybrid) for h, c in zip(histories, candidates, strict=True)]
+        asked = zip(histories, candidates, strict=True)
+        prompts, fill = [self.prompt(h, c, hybrid, n) for n, (h, c) in enumerate(asked)], self.filling(histories)
         if self.prompts.answer == "letter":
-            return self._letters(prompts, [len(listed) for listed in candidates])
+            return self._letters(prompts, [len(listed) for listed in candidates], fill)
         groups = [
             Group(prompt, [self.prompts.right(listed, place) for place in range(len(listed))])
             for prompt, listed in zip(prompts, candidates, strict=True)
         ]
         answers: list[tuple[Tensor, float]] = [(torch.empty(0), 0.0)] * len(groups)
         for rows in batched([len(group) for group in groups]):
-            told = branch_log_likelihoods(self.base, [groups[row] for row in rows], self.fill)
+            told = branch_log_likelihoods(self.base, [groups[row] for row in rows], fill)
             for row, log_C in zip(rows, told, strict=True):
                 answers[row] = log_C, float(log_C.exp().sum())
         return answers
 
-    def prompt(self, history: Sequence[int], candidates: Sequence[int], hybrid: bool) -> list[int]:
-        return self.prompts.build(history, candidates, self.behavioural if hybrid else self.none)
+    def prompt(self, history: Sequence[int], candidates: Sequence[int], hybrid: bool, number: int = 0) -> list[int]:
+        """number: of the user among those whose histories `filling` is given."""
+        return self.prompts.build(history, candidates, self.behavioural if hybrid else self.none, number)
 
-    def fill(self, slots_S: Tensor) -> Tensor:
-        """Behavioural tokens (equation 3)."""
-        return self.projector(self.behaviour.item_vectors(slots_S))
+    def filling(self, histories: Sequence[Sequence[int]]) -> Fill:
+        """Behavioural tokens (equation 3): of items, and behind these of the users with these histories."""
+        items = len(self.prompts.titles)
 
-    def _letters(self, prompts: Sequence[list[int]], counts: Sequence[int]) -> list[tuple[Tensor, float]]:
+        def fill(slots_S: Tensor) -> Tensor:
+            users_S = slots_S >= items
+            vectors_SD = self.behaviour.item_vectors(slots_S.masked_fill(users_S, 0))
+            if users_S.any():
+                asked = [histories[slot - items] for slot in slots_S[users_S].tolist()]
+                vectors_SD = vectors_SD.index_put((users_S,), self._users(asked).to(vectors_SD.dtype))
+            return self.projector(vectors_SD)
+
+        return fill
+
+    @torch.no_grad()
+    def _users(self, histories: Sequence[Sequence[int]]) -> Tensor:
+        """As long as the items' vectors are on average: the projector was made for those."""
+        device = self.behaviour.known_items_V.device
+        histories_BL = torch.from_numpy(left_padded(histories, self.behaviour.sizes.window)).long().to(device)
+        nobody_B = torch.zeros(len(histories), dtype=torch.long, device=device)
+        users_BD = self.behaviour.user_vectors(nobody_B, histories_BL, nobody_B)
+        long = self.behaviour.known_item_vectors().norm(dim=1).mean()
+        return users_BD * (long / users_BD.norm(dim=1, keepdim=True).clamp(min=1e-8))
+
+    def _letters(self, prompts: Sequence[list[int]], counts: Sequence[int], fill: Fill) -> list[tuple[Tensor, float]]:
         answers: list[tuple[Tensor, float]] = [(torch.empty(0), 0.0)] * len(prompts)
         for rows in batched([len(prompt) for prompt in prompts]):
-            states_BD = last_states(self.base, [prompts[row] for row in rows], self.fill)
+            states_BD = last_states(self.base, [prompts[row] for row in rows], fill)
             log_BV = torch.log_softmax(self.base.model.lm_head(states_BD).float(), dim=-1)
             for row, log_V in zip(rows, log_BV, strict=True):
                 log_C = log_V[self.prompts.labels[: counts[row]]]

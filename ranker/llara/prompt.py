@@ -32,8 +32,10 @@ class HybridPrompts:
         answer: Answer,
         max_history: int,
         max_title_tokens: int,
+        user: bool = False,
     ) -> None:
-        self.answer, self.vocabulary, self.max_history = answer, vocabulary, max_history
+        """user: a token of the user's own ends the prompt, and each item's stands before its title."""
+        self.answer, self.vocabulary, self.max_history, self.user = answer, vocabulary, max_history, user
         begin = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None and wants_bos(tokenizer) else []
         self.head = begin + tokens(tokenizer, HEAD)
         self.line, self.pool, self.cue, self.mark = (
@@ -47,8 +49,11 @@ class HybridPrompts:
             self.labels = label_ids(tokenizer, "a" + CUES[answer], [f" {letter}" for letter in LETTERS])
             self.letters = [tokens_after(tokenizer, "a", f" -> {letter}") for letter in LETTERS]
 
-    def build(self, history: Sequence[int], candidates: Sequence[int], behavioural: Sequence[bool]) -> list[int]:
-        """behavioural[i]: item i shows its behavioural token; all False is the text-only prompt."""
+    def build(
+        self, history: Sequence[int], candidates: Sequence[int], behavioural: Sequence[bool], number: int = 0
+    ) -> list[int]:
+        """behavioural[i]: item i shows its behavioural token; all False is the text-only prompt. number: of the user
+        among those that are asked at once; its slot stands behind the items'."""
         kept = list(history[-self.max_history :]) if self.max_history else []
         told = [token for item in kept for token in self._item(item, behavioural)]
         pool = [
@@ -56,7 +61,12 @@ class HybridPrompts:
             for item, letter in zip(candidates, self.letters, strict=False)
             for token in [*self._item(item, behavioural), *letter]
         ]
-        return self.head + told + self.pool + pool + self.cue
+        return self.head + told + self.pool + pool + self.cue + self._user(kept, behavioural, number)
+
+    @property
+    def end_size(self) -> int:
+        """Tokens behind the candidates."""
+        return len(self.cue) + (len(self._user([], [], 0)) if self.user else 0)
 
     def right(self, candidates: Sequence[int], place: int) -> list[int]:
         """The tokens of the answer that names the candidate at `place`, its end included."""
@@ -66,4 +76,10 @@ class HybridPrompts:
 
     def _item(self, item: int, behavioural: Sequence[bool]) -> list[int]:
         mark = [self.vocabulary + item] if behavioural[item] else self.mark
-        return self.line + self.titles[item] + mark
+        return self.line + (mark + self.titles[item] if self.user else self.titles[item] + mark)
+
+    def _user(self, history: Sequence[int], behavioural: Sequence[bool], number: int) -> list[int]:
+        if not self.user:
+            return []
+        known = any(behavioural[item] for item in history)
+        return [self.vocabulary + len(self.titles) + number] if known else self.mark

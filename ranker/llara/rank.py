@@ -58,9 +58,10 @@ class LLaRAScorer:
 
     def _asked_of(self, engine: Engine, histories: Sequence[History], items: Sequence[Sequence[int]]) -> list[Opinion]:
         told, base = self.model.prompts, self.model.base
-        plain = [self.model.prompt(h.items, listed, self.hybrid) for h, listed in zip(histories, items, strict=True)]
-        keep = [len(self.model.prompt(h.items, [], self.hybrid)) - len(told.cue) for h in histories]
-        prompts = spliced(plain, told.vocabulary, self.model.fill, base.device)
+        asked, fill = zip(histories, items, strict=True), self.model.filling([h.items for h in histories])
+        plain = [self.model.prompt(h.items, listed, self.hybrid, n) for n, (h, listed) in enumerate(asked)]
+        keep = [len(self.model.prompt(h.items, [], self.hybrid)) - told.end_size for h in histories]
+        prompts = spliced(plain, told.vocabulary, fill, base.device)
         if told.answer == "letter":
             scores = engine.label_logits(prompts, told.labels, keep=keep)
             rows = zip(items, scores.logits_BK.astype(np.float64), scores.mass_B, strict=True)
@@ -99,6 +100,7 @@ def scorer(model: LLaRA, config: LLaRAConfig, engine: Engine | None = None) -> L
 
 def prompt_builder(base: Backbone, catalog: Catalog, config: LLaRAConfig) -> HybridPrompts:
     kwargs: dict[str, Any] = {"max_history": config.history, "max_title_tokens": config.title_tokens}
+    kwargs["user"] = config.user
     vocabulary = base.model.get_input_embeddings().num_embeddings
     return HybridPrompts(base.tokenizer, catalog, vocabulary, answer=config.answer, **kwargs)
 

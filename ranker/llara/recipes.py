@@ -34,6 +34,10 @@ class LLaRAConfig:
     answer: Answer = "title"
     """title: the answer is the title (the paper); served by the candidates' likelihoods over the shared prefix.
     letter: titles are lettered, the answer is the letter; served by the letters' logits."""
+    user: bool = False
+    """The sequential model's vector of the user ends the prompt, projected as an item's is, and an item's token stands
+    before its title: the answer is what followed the token most like the last. Not the paper's; a small backbone
+    learns it in hundreds of prompts."""
     candidates: int = 20
     behaviour_epochs: int = 100
     """At most, of the small recommender; it stops when it gets no better."""
