@@ -32,18 +32,19 @@ def behaviour() -> Behaviour:
     return model.eval().requires_grad_(False)
 
 
-def prompts(base: Backbone, answer: Answer = "title", *titles: str) -> HybridPrompts:
+def prompts(base: Backbone, answer: Answer = "title", *titles: str, user: bool = False) -> HybridPrompts:
     catalog = tiny.of(*titles) if titles else tiny.catalog(ITEMS)
     vocabulary = base.model.config.vocab_size
-    return HybridPrompts(base.tokenizer, catalog, vocabulary, answer=answer, max_history=3, max_title_tokens=8)
+    limits = {"max_history": 3, "max_title_tokens": 8}
+    return HybridPrompts(base.tokenizer, catalog, vocabulary, answer=answer, user=user, **limits)
 
 
-def model(base: Backbone, answer: Answer = "title") -> LLaRA:
+def model(base: Backbone, answer: Answer = "title", user: bool = False) -> LLaRA:
     recommender = behaviour()
     projector = sr2llm(recommender, base.model.config.hidden_size)
     for parameter in projector.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
-    return LLaRA(base, prompts(base, answer), recommender, projector)
+    return LLaRA(base, prompts(base, answer, user=user), recommender, projector)
 
 
 def config(backbone: Path, **changes: Any) -> LLaRAConfig:

@@ -97,6 +97,40 @@ def test_a_text_only_batch_leaves_the_projector_untouched(bpe: Backbone) -> None
         assert all(touched) if hybrid else not any(touched)
 
 
+@torch.no_grad()
+def test_a_users_token_is_its_vector_as_long_as_an_items_projected(bpe: Backbone) -> None:
+    model = made.model(bpe, user=True)
+    histories = [[3, 5], [9]]
+    slots = torch.tensor([4, 31, 32])
+    found = model.filling(histories)(slots)
+    window = torch.tensor([[0, 0, 3, 5], [0, 0, 0, 9]])
+    nobody = torch.zeros(2, dtype=torch.long)
+    users = model.behaviour.user_vectors(nobody, window, nobody)
+    long = sum(float(row.norm()) for row in model.behaviour.known_item_vectors()) / 29
+    rows = [model.behaviour.item_vectors(torch.tensor([4]))[0], *(long * user / user.norm() for user in users)]
+    torch.testing.assert_close(found, model.projector(torch.stack(rows)), atol=1e-5, rtol=1e-4)
+    for n, history in enumerate(histories):
+        prompt = model.prompt(history, [7, 8], True, n)
+        assert prompt[-1] - model.prompts.vocabulary == 31 + n
+    assert model.prompt([30], [7, 8], True)[-1] == model.prompts.mark[-1]
+
+
+@torch.no_grad()
+def test_with_users_tokens_a_batch_is_its_singles(bpe: Backbone) -> None:
+    model = made.model(bpe, user=True)
+    told = model.opinions([s.history for s in BATCH], [s.candidates for s in BATCH], hybrid=True)
+    for slate, (log_C, _) in zip(BATCH, told, strict=True):
+        [(alone_C, _)] = model.opinions([slate.history], [slate.candidates], hybrid=True)
+        np.testing.assert_allclose(log_C, alone_C, atol=1e-4)
+    weights = [float(model.loss([slate], True)) * answer_size(model, slate) for slate in BATCH]
+    tokens = sum(answer_size(model, slate) for slate in BATCH)
+    assert float(model.loss(BATCH, True)) == pytest.approx(sum(weights) / tokens, rel=1e-5)
+
+
+def answer_size(model: LLaRA, slate: Slate) -> int:
+    return len(model.prompts.right(slate.candidates, slate.right))
+
+
 def test_the_projector_is_as_wide_inside_as_the_language_model() -> None:
     projector = sr2llm(made.behaviour(), 24)
     assert (tuple(projector.up.weight.shape), tuple(projector.down.weight.shape)) == ((24, 8), (24, 24))

@@ -35,6 +35,16 @@ def test_each_title_is_followed_by_its_own_behavioural_token(base: Backbone) -> 
     )
 
 
+def test_with_the_users_token_each_items_stands_before_its_title(base: Backbone) -> None:
+    prompts = made.prompts(base, "title", *TITLES, user=True)
+    prompt = prompts.build([5, 1], [4, 3], ALL, number=2)
+    assert text(base, prompt) == expected("\n<5>Eraser\n<1>Alien", "\n<4>Diva\n<3>Casino", "\n\nChosennext:\n<8>")
+    assert prompt[: -prompts.end_size] == prompts.build([5, 1], [4, 3], ALL)[: -prompts.end_size]
+    plain = prompts.build([5], [4], NONE)
+    assert text(base, plain) == expected("\n *Eraser", "\n *Diva", "\n\nChosen next:\n *")
+    assert plain[-prompts.end_size :] == prompts.cue + prompts.mark
+
+
 def test_in_text_only_form_a_mark_stands_in_its_place(base: Backbone) -> None:
     prompts = made.prompts(base, "title", *TITLES)
     plain = prompts.build([5, 1], [4, 3], NONE)

@@ -38,6 +38,7 @@ def artifacts(bpe_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
         "text": {"curriculum": "text"},
         "again": {},
         "caser": {"behaviour": "caser"},
+        "user": {"user": True},
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backbone, "best_dtype", lambda device: torch.float32)
@@ -81,6 +82,14 @@ class TestLetters(TestTitles):
     def ranker(self, artifacts: dict[str, Path]) -> Ranker:
         loaded = load(artifacts["letter"], CATALOG, device="cpu")
         loaded.ranker.weight = 1.0  # type: ignore[attr-defined]
+        return loaded.ranker
+
+
+class TestUsers(TestTitles):
+    @pytest.fixture
+    def ranker(self, artifacts: dict[str, Path]) -> Ranker:
+        loaded = load(artifacts["user"], CATALOG, device="cpu")
+        loaded.ranker.weight = 0.5  # type: ignore[attr-defined]
         return loaded.ranker
 
 
