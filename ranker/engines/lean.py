@@ -129,7 +129,7 @@ class LeanLlama:
     def __init__(self, model: Any) -> None:
         config, inner = model.config, model.model
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.width = inner.layers[0].self_attn.head_dim
+        self.width = inner.layers[0].self_attn.q_proj.out_features // self.heads
         weight = inner.norm.weight
         pack = packs(weight.device, weight.dtype, inner.layers)
         self.native = kernels() if pack and _suits_kernels(inner.layers[0], self.heads) else None
