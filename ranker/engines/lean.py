@@ -29,9 +29,8 @@ class Segment:
     """Tokens that stand one after another, each seeing those before it.
 
     known: keys and values of what stands before the first token, blocks of L x 2 x T x kv heads x h, for the kernels of
-    one size that 16 divides. follows: the
-    segment right before it in the same call stands there, and what that one knows. positions: of the tokens, where
-    they are not simply the next.
+    one size that 16 divides. follows: the segment right before it in the same call stands there, and what that one
+    knows. positions: of the tokens, where they are not simply the next.
     starts: where the tokens are branches side by side, per token the place of its branch's first; it sees that branch
     up to itself, and all that is known. read: the tokens whose states are wanted. keep: of how many first tokens keys
     and values are wanted.
@@ -180,7 +179,8 @@ class LeanLlama:
         return [0 if weight.is_inference() else weight._version for weight in self.adapters]
 
     def _whole(self) -> Tensor:
-        whole = itertools.takewhile(lambda layer: layer.whole, self.layers[:-1])
+        whole = list(itertools.takewhile(lambda layer: layer.whole, self.layers[:-1]))
+        self.rank = max((linear.lora.rank for layer in whole for linear in layer.linears if linear.lora), default=0)
         return torch.tensor([layer.pointers for layer in whole])
 
     def _lay_out_again(self) -> None:
@@ -214,11 +214,10 @@ class LeanLlama:
         ]
         first = self.layers[0]
         block = Blocks.size_of([one.blocks for one in placed if one.blocks])
-        ranks = [linear.lora.rank for layer in self.layers for linear in layer.linears if linear.lora]
         inner = first.down.plain[0].in_features
         sizes = Sizes(inner, self.heads, self.kv_heads, self.width, block)
-        eps, rank = first.before.variance_epsilon, max(ranks, default=0)
-        return native.forward(self.whole_layers, torch.tensor(spans), x_ND, sizes, rank, eps, *angles)
+        eps = first.before.variance_epsilon
+        return native.forward(self.whole_layers, torch.tensor(spans), x_ND, sizes, self.rank, eps, *angles)
 
     def _attend(self, number: int, one: Placed, q_NHh: Tensor, k_NKh: Tensor, v_NKh: Tensor, told_SD: Tensor) -> None:
         """Into told_SD; of the last layer only the rows that are read."""
