@@ -7,7 +7,7 @@ import itertools
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -122,14 +122,12 @@ def rolling(started: Rolling) -> Rolling:
     return started
 
 
-async def crowd(rolling: Rolling, requests: int, until: Any = lambda: False) -> list[dict[str, Any]]:
-    """At both gateways, so many at once, one after the other."""
-    left, found = iter(range(requests)), list[dict[str, Any]]()
+async def crowd(rolling: Rolling, enough: Callable[[int], bool]) -> list[dict[str, Any]]:
+    """At both gateways, `AT_ONCE` at once, one after the other, until there are enough answers."""
+    found: list[dict[str, Any]] = []
 
     async def user(client: Client) -> None:
-        for _ in left:
-            if until():
-                return
+        while not enough(len(found)):
             answered = await client.ask(somebody())
             assert answered.status == 200, answered
             found.append(answered.body)
@@ -153,13 +151,12 @@ def test_two_thousand_requests_over_changes_and_ways_back(rolling: Rolling) -> N
         done = True
 
     async def both() -> list[dict[str, Any]]:
-        asking = asyncio.create_task(crowd(rolling, REQUESTS))
-        await asyncio.to_thread(change)
-        answers = await asking
-        return answers if done else []
+        asking = asyncio.create_task(crowd(rolling, lambda count: done and count >= REQUESTS))
+        await asyncio.gather(asyncio.to_thread(change), asking)
+        return asking.result()
 
     answers = asyncio.run(both())
-    assert len(answers) == REQUESTS
+    assert len(answers) >= REQUESTS
     # On a busy machine Redis may answer late, which is no matter of the releases.
     assert {reason for answer in answers for reason in answer["degradation"]} <= {"state_unavailable"}
     assert {release_of(answer) for answer in answers} >= {START, "r1", "r2", "r3"}
@@ -199,7 +196,7 @@ def test_a_release_that_is_refused_is_nobodys_answer(rolling: Rolling, fault: st
         assert problem["detail"]
     after = rolling.admin()
     assert (after["live"]["models"], after["history"]) == (before["live"]["models"], before["history"])
-    answers = asyncio.run(crowd(rolling, 40))
+    answers = asyncio.run(crowd(rolling, lambda count: count >= 40))
     assert {release_of(answer) for answer in answers} == {START}
     assert {reason for answer in answers for reason in answer["degradation"]} <= {"state_unavailable"}
 
@@ -209,15 +206,12 @@ def test_a_canary_that_breaks_is_taken_back_by_itself(rolling: Rolling, about: d
     whole = {"seconds": 0.1} if cause == "latency" else {"seconds": RANK_S}
     rolling.put(**{START: whole, "r1": whole})
     rolling.admin("POST", release="r1", share=0.3, **{"as": "canary"})
-    asyncio.run(crowd(rolling, 100))
+    asyncio.run(crowd(rolling, lambda count: count >= 100))
     assert "canary" in rolling.admin(), "nothing is wrong with it yet"
     rolling.put(r1=about)
     began = time.monotonic()
 
-    def gone() -> bool:
-        return "canary" not in rolling.admin()
-
-    answers = asyncio.run(crowd(rolling, REQUESTS, gone))
+    answers = asyncio.run(crowd(rolling, lambda count: count >= REQUESTS or "canary" not in rolling.admin()))
     newest = rolling.admin()["history"][0]
     assert (newest["what"], newest["release"], newest["by"]) == ("canary_ended", "r1", "watch")
     assert newest["reason"].startswith(cause), (newest, time.monotonic() - began)
