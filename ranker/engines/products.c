@@ -55,13 +55,14 @@ static inline void write_row(const Block *block, long row) {
     }
 }
 
-/* 32 rows of x by one panel, of which the first `done` may be left out; meanwhile `before` is written, and `next`
- * fetched. */
+/* 32 rows of x by one panel, of which the first `done` and those from `end` on may be left out; meanwhile `before` is
+ * written, and `next` fetched. */
 #ifdef __AMX_BF16__
 
-static inline void compute(const bf16 *x, long stride, const bf16 *panel, long steps, float *sums, long done, int more,
-                           const Block *before, const char *next, long lines) {
+static inline void compute(const bf16 *x, long stride, const bf16 *panel, long steps, float *sums, long done, long end,
+                           int more, const Block *before, const char *next, long lines) {
     (void)done;
+    (void)end;
     if (more) {
         _tile_loadd(0, sums, PANEL * 4);
         _tile_loadd(1, sums + 16, PANEL * 4);
@@ -85,7 +86,7 @@ static inline void compute(const bf16 *x, long stride, const bf16 *panel, long s
         _tile_dpbf16ps(3, 5, 7);
         for (long line = step * each; line < (step + 1) * each && line < lines; line++)
             _mm_prefetch(next + line * 64, _MM_HINT_T1);
-        for (long end = row + some < before->rows ? row + some : before->rows; row < end; row++)
+        for (long until = row + some < before->rows ? row + some : before->rows; row < until; row++)
             write_row(before, row);
     }
     _tile_stored(0, sums, PANEL * 4);
@@ -96,11 +97,11 @@ static inline void compute(const bf16 *x, long stride, const bf16 *panel, long s
 
 #else
 
-static inline void compute(const bf16 *x, long stride, const bf16 *panel, long steps, float *sums, long done, int more,
-                           const Block *before, const char *next, long lines) {
+static inline void compute(const bf16 *x, long stride, const bf16 *panel, long steps, float *sums, long done, long end,
+                           int more, const Block *before, const char *next, long lines) {
     for (long row = before->done; row < before->rows; row++)
         write_row(before, row);
-    multiply(x, stride, (const uint32_t *)panel, 512, 256, steps, sums, PANEL, done, ROWS, more, next, lines);
+    multiply(x, stride, (const uint32_t *)panel, 512, 256, steps, sums, PANEL, done, end, more, next, lines);
 }
 
 #endif
@@ -113,6 +114,7 @@ int product(const bf16 *x, const bf16 *laid, const bf16 *residual, bf16 *y, long
             int kind, const bf16 *low, const bf16 *more, long rank, const bf16 *following, long wide_in) {
     long steps = d / 32, panels = o / PANEL, size = d * PANEL, wide = kind == GATED ? o / 2 : o;
     long rows = n < ROWS ? ROWS : n, chunk = CHUNK, groups = UP(panels, GROUP) / GROUP;
+    long here = n < ROWS ? n : ROWS, asked = UP(here, HIGH); /* of each 32 rows */
     bf16 *few = NULL;
     if (n < ROWS) {
         few = aligned_alloc(64, ROWS * (d + rank) * 2);
@@ -155,19 +157,18 @@ int product(const bf16 *x, const bf16 *laid, const bf16 *residual, bf16 *y, long
                     for (long panel = first; panel < last; panel++) {
                         float *told = sums[turn * GROUP + panel - first];
                         long deep = steps - step < DEEP ? steps - step : DEEP;
-                        compute(x + from * d + step * 32, d, laid + panel * size + step * 1024, deep, told, done,
+                        compute(x + from * d + step * 32, d, laid + panel * size + step * 1024, deep, told, done, asked,
                                 step > 0, &before, next, lines);
                         next += lines * 64;
                         before.rows = 0;
                         if (step + deep < steps)
                             continue;
                         if (low)
-                            compute(low + from * rank, rank, more + panel * rank * PANEL, rank / 32, told, done, 1,
-                                    &before, next, 0);
+                            compute(low + from * rank, rank, more + panel * rank * PANEL, rank / 32, told, done, asked,
+                                    1, &before, next, 0);
                         long one = paired ? 16 * panel : PANEL * panel, other = paired ? o / 2 + one : one + 16;
-                        before = (Block){
-                            told, residual + from * o, y + from * wide, done, n < ROWS ? n : ROWS, wide, one, other,
-                            kind};
+                        before =
+                            (Block){told, residual + from * o, y + from * wide, done, here, wide, one, other, kind};
                     }
             }
         }
