@@ -11,19 +11,22 @@ import math
 import shutil
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from shared.artifact import write_text, writing
+from shared.artifact import open_artifact, write_text, writing
 from shared.errors import BadInput
 
 ADAPTER = "adapter.safetensors"
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 LINEAR_LAYERS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+Config = TypeVar("Config", bound=Any)
 
 
 def add_lora(
@@ -175,6 +178,13 @@ def require_checkpoint(folder: Path, resume: bool) -> None:
         raise BadInput(f"--resume: {folder} holds no checkpoint. Start without --resume.")
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def by_name(config: Config, field: str) -> Config:
+    """As a manifest keeps it: the artifact that a run begins from by what it is, not by the folder where it lay."""
+    folder = getattr(config, field)
+    kept: Config = replace(config, **{field: open_artifact(Path(folder), "ranker").name}) if folder else config
+    return kept
 
 
 def load_checkpoint(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -28,7 +28,7 @@ from ranker.cllm4rec.rank import CONTENT, COUNTS, EMBEDDINGS, USERS, RecLLMScore
 from ranker.cllm4rec.recipes import CLLM4RecConfig
 from ranker.descent import Pace, Progress, descend
 from ranker.evaluate import CANDIDATES, ask
-from ranker.fit import keep_memory, plain_attention, require_checkpoint
+from ranker.fit import by_name, keep_memory, plain_attention, require_checkpoint
 from ranker.opinion import opinions
 from ranker.prompt import title_tokens
 from ranker.weights import settle
@@ -59,6 +59,7 @@ def train(
     Without a retriever the model stands alone, as in the paper; with one the blend is fitted to it.
     """
     first = _pretrained(data, config) if config.pretrained else None
+    recorded = by_name(config, "pretrained")
     torch.manual_seed(config.seed)
     keep_memory()
     folder = out.with_name(out.name + ".partial")
@@ -120,7 +121,7 @@ def train(
     settle(embeddings, config.precision)
     ranker = scorer(model, base, data.user_ids, len(data.catalog), config)
     fitted = _blend(data, retriever, ranker, config) if retriever else None
-    return _write(data, parts, config, embeddings, ranker, runs, first, fitted, retriever_name, out)
+    return _write(data, parts, recorded, embeddings, ranker, runs, first, fitted, retriever_name, out)
 
 
 def _begin(base: Backbone, data: Prepared, parts: Holdout, config: CLLM4RecConfig) -> Tensor:

@@ -28,7 +28,7 @@ from ranker.collm.rank import MAPPING, USERS, CoLLMScorer, numbered, prompt_buil
 from ranker.collm.recipes import AT_ONCE, CoLLMConfig
 from ranker.descent import Pace, Progress, descend, rows_at
 from ranker.evaluate import CANDIDATES, ask
-from ranker.fit import ADAPTER, add_lora, keep_memory, plain_attention, require_checkpoint, set_adapter_weights
+from ranker.fit import ADAPTER, add_lora, by_name, keep_memory, plain_attention, require_checkpoint, set_adapter_weights
 from ranker.opinion import opinions
 from ranker.weights import settle
 from shared import metrics
@@ -64,6 +64,7 @@ def train(
     keep_memory()
     folder = out.with_name(out.name + ".partial")
     require_checkpoint(folder, resume)
+    recorded = by_name(config, "tallrec")
     base = backbones.load(config.backbone, layers=config.layers, device=device, quantization=config.quantization)
     pairs = data if isinstance(data, PairData) else pairs_of(data, _needed(retriever), config)
     wrapped = _lora(base, config)
@@ -110,7 +111,7 @@ def train(
             settle(module, config.precision)
     scorer = CoLLMScorer(model, numbered(pairs.user_ids), config.candidates)
     fitted = _blend(data, retriever, scorer, config) if isinstance(data, Prepared) else None
-    return _write(data, pairs, config, model, wrapped, scorer, steps, chosen, fitted, retriever_name, out)
+    return _write(data, pairs, recorded, model, wrapped, scorer, steps, chosen, fitted, retriever_name, out)
 
 
 @torch.inference_mode()

@@ -29,6 +29,7 @@ from ranker.fit import (
     MasterAdamW,
     adapter_weights,
     add_lora,
+    by_name,
     keep_memory,
     load_checkpoint,
     plain_attention,
@@ -78,6 +79,7 @@ def train(
     torch.manual_seed(config.seed)
     keep_memory()
     begun = _begun(config) if config.begin and not resume else {}
+    recorded = by_name(config, "begin")
     base = backbones.load(config.backbone, layers=config.layers, device=device, quantization=config.quantization)
     wrapped = add_lora(
         base.model,
@@ -138,7 +140,7 @@ def train(
     logits_UC, _ = score(engine, builder, everyone, "fit the blend")
     fitted = fit(everyone.scores_UC, logits_UC, everyone.truth_U, config.seed)
     golden = _golden(engine, builder, everyone)
-    return _write(data, retriever_name, config, builder, wrapped, run, fitted, golden, out)
+    return _write(data, retriever_name, recorded, builder, wrapped, run, fitted, golden, out)
 
 
 def _begun(config: LlamaRecConfig) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from ranker.blend import Fit, fit
 from ranker.blend import report as blend_report
 from ranker.descent import Pace, Progress, descend
 from ranker.evaluate import ask
-from ranker.fit import ADAPTER, add_lora, keep_memory, plain_attention, require_checkpoint
+from ranker.fit import ADAPTER, add_lora, by_name, keep_memory, plain_attention, require_checkpoint
 from ranker.llara.batches import Slate, fixed_slates, nexts_of, slates_at
 from ranker.llara.curriculum import is_hybrid
 from ranker.llara.evaluate import by_score
@@ -62,6 +62,7 @@ def train(
     keep_memory()
     folder = out.with_name(out.name + ".partial")
     require_checkpoint(folder, resume)
+    recorded = by_name(config, "sequential")
     base = backbones.load(config.backbone, layers=config.layers, device=device, quantization=config.quantization)
     nexts = data if isinstance(data, NextData) else nexts_of(data, config)
     if not len(nexts.train):
@@ -102,7 +103,7 @@ def train(
     wrapped.eval()
     settle(projector, config.precision)
     fitted = _blend(data, retriever, served, config) if isinstance(data, Prepared) and retriever else None
-    return _write(data, nexts, config, model, wrapped, served, run, chosen, fitted, retriever_name, out)
+    return _write(data, nexts, recorded, model, wrapped, served, run, chosen, fitted, retriever_name, out)
 
 
 def hit_ratio(scorer: LLaRAScorer, slates: list[Slate]) -> float:

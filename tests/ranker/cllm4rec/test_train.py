@@ -16,7 +16,7 @@ from ranker.cllm4rec.model import CLLM4Rec
 from ranker.cllm4rec.rank import COUNTS, EMBEDDINGS, NEWCOMER, USERS, RecLLMScorer
 from ranker.cllm4rec.recipes import RECIPES, configure
 from ranker.registry import LoadedRanker, load
-from shared.artifact import Manifest, seal
+from shared.artifact import Manifest, open_artifact, seal
 from shared.candidate import Candidate
 from shared.data.holdout import holdout
 from shared.errors import BadArtifact, BadInput, GoldenMismatch
@@ -148,6 +148,7 @@ def test_fine_tuning_can_go_on_from_another_run(bpe_folder: Path, tmp_path: Path
     made.trained(tmp_path / "first", bpe_folder, finetune=False, **variant)
     told = made.trained(tmp_path / "second", bpe_folder, pretrained=str(tmp_path / "first"), **variant)
     assert told.metrics["stages"].keys() == expected_stages.keys()
+    assert told.config["pretrained"] == open_artifact(tmp_path / "first", "ranker").name
     found, expected = (load_file(tmp_path / name / EMBEDDINGS)["collaborative"] for name in ("second", "whole"))
     assert torch.equal(found, expected)
     load(tmp_path / "first", CATALOG, device="cpu").self_test()

@@ -24,6 +24,7 @@ from ranker.llamarec.likeness import Likeness, opinion
 from ranker.llamarec.model import LlamaRecConfig, asked_loss, configure, log_labels
 from ranker.prompt import PromptBuilder
 from ranker.verbalizer import letters
+from shared.artifact import open_artifact
 from shared.errors import BadArtifact, BadInput
 from tests.ranker import tiny
 
@@ -89,6 +90,7 @@ def test_a_run_may_begin_with_what_another_learnt(artifact: Path, bpe_folder: Pa
     assert any(tensor.any() for name, tensor in kept.items() if "lora_B" in name)
     assert all(torch.allclose(begun[name], tensor, atol=1e-8) for name, tensor in kept.items())
     assert [prompts for prompts, *_ in made.metrics["curve"]] == [32, 48, 64, 80, 96]
+    assert made.config["begin"] == open_artifact(artifact, "ranker").name
 
 
 @pytest.mark.parametrize("change", [{"lora_rank": 2}, {"lora_alpha": 64}, {"lora_targets": ("q_proj",)}], ids=str)

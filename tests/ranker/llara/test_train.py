@@ -18,6 +18,7 @@ from ranker.llara.rank import PROJECTOR, LLaRAScorer
 from ranker.llara.recipes import RECIPES, configure
 from ranker.llara.train import train
 from ranker.registry import load
+from shared.artifact import open_artifact
 from shared.errors import BadArtifact, BadInput, GoldenMismatch, LabelMismatch
 from shared.protocols import Ranker
 from tests.contracts.ranker import RankerContract
@@ -55,6 +56,7 @@ def test_a_sequential_model_can_be_another_runs(
     assert same(artifacts["title"], tmp_path / "taken", FILE)
     assert same(artifacts["title"], tmp_path / "taken", ADAPTER)
     assert manifest.metrics["behaviour"]["mrr"] > 0
+    assert manifest.config["sequential"] == open_artifact(artifacts["title"], "ranker").name
     with pytest.raises(BadInput, match="holds gru4rec; this run has caser"):
         made.trained(tmp_path / "other", bpe_folder, sequential=str(artifacts["title"]), behaviour="caser")
     with pytest.raises(BadInput, match="already"):
