@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ranker.engines.linear import Linear, packs
+from ranker.engines.linear import Linear, packs, versions
 from ranker.engines.native import Blocks, Kernels, Sizes, kernels
 
 FEW = 16
@@ -44,6 +44,15 @@ class Segment:
     starts: Sequence[int] | None = None
     keep: int = 0
 
+    def __post_init__(self) -> None:
+        """The kernels look nothing up: what is not there would be read all the same."""
+        for name in ("positions", "starts"):
+            told = getattr(self, name)
+            if told is not None and len(told) != self.size:
+                raise ValueError(f"{len(told)} {name} of {self.size} tokens")
+        if self.keep > self.size or not all(0 <= place < self.size for place in self.read):
+            raise ValueError(f"keep={self.keep}, read={list(self.read)}: of {self.size} tokens")
+
 
 @dataclass(slots=True, eq=False)
 class Placed:
@@ -64,19 +73,22 @@ class Placed:
         if self.segment.starts is not None:
             self.starts_S = torch.tensor(self.segment.starts) + self.known
 
-    def mask(self, x_ND: Tensor) -> Tensor | None:
-        """What is added to the scores, S x M, as x_ND is; None where plain causal attention does."""
+    def mask(self, x_ND: Tensor, only: Sequence[int] | None) -> Tensor | None:
+        """What is added to the scores of all the segment's tokens, or of some, S x M, as x_ND is; None where there is
+        plain causal attention, or one token that sees everything."""
         size, starts = self.segment.size, self.starts_S
-        if not self.known and starts is None and list(self.segment.read) in ([], [size - 1]):
+        if starts is None and (only == [size - 1] or (only is None and not self.known)):
             return None
-        if self._mask_SM is None:
-            seen_SM = torch.ones(size, self.known + size, dtype=torch.bool).tril_(self.known)
-            if starts is not None:
-                own_M = torch.arange(self.known + size)
-                seen_SM &= (own_M < self.known) | (own_M >= starts[:, None])
-            bias_SM = torch.zeros(seen_SM.shape, dtype=x_ND.dtype)
-            self._mask_SM = bias_SM.masked_fill_(~seen_SM, float("-inf")).to(x_ND.device)
-        return self._mask_SM
+        if only is None and self._mask_SM is not None:
+            return self._mask_SM
+        places_S, all_M = torch.arange(size)[slice(None) if only is None else only], torch.arange(self.known + size)
+        seen_SM = all_M <= self.known + places_S[:, None]
+        if starts is not None:
+            seen_SM &= (all_M < self.known) | (all_M >= starts[places_S][:, None])
+        bias_SM = torch.zeros(seen_SM.shape, dtype=x_ND.dtype).masked_fill_(~seen_SM, float("-inf")).to(x_ND.device)
+        if only is None:
+            self._mask_SM = bias_SM
+        return bias_SM
 
 
 class Layer:
@@ -134,7 +146,7 @@ class LeanLlama:
         self.native = kernels() if pack and _suits_kernels(inner.layers[0], self.heads) else None
         self.layers = [Layer(module, pack, self.native) for module in inner.layers]
         self.adapters = [weight for layer in self.layers for weight in layer.adapters]
-        self.versions = self._versions()
+        self.versions = versions(self.adapters)
         self.whole_layers = self._whole()
         """Of those, from the first on and without the last, of which the kernels are all: a row each for forward.c."""
         self.angles, self.norm = inner.rotary_emb, inner.norm
@@ -174,10 +186,6 @@ class LeanLlama:
             x_ND = layer.mlp(layer.out.plus(told_ND, x_ND))
         return norm(x_ND, self.norm, self.native), kept
 
-    def _versions(self) -> list[int]:
-        """What changes whenever an adapter does."""
-        return [0 if weight.is_inference() else weight._version for weight in self.adapters]
-
     def _whole(self) -> Tensor:
         whole = list(itertools.takewhile(lambda layer: layer.whole, self.layers[:-1]))
         self.rank = max((linear.lora.rank for layer in whole for linear in layer.linears if linear.lora), default=0)
@@ -185,11 +193,11 @@ class LeanLlama:
 
     def _lay_out_again(self) -> None:
         """Where adapters are trained meanwhile."""
-        if (versions := self._versions()) != self.versions:
+        if (now := versions(self.adapters)) != self.versions:
             for layer in self.layers:
                 for linear in layer.linears:
                     linear.lay_out()
-            self.versions, self.whole_layers = versions, self._whole()
+            self.versions, self.whole_layers = now, self._whole()
 
     def _whole_layers(
         self,
@@ -228,9 +236,9 @@ class LeanLlama:
             queries = q_SHh[-1:] if only else q_SHh
             self.native.attend(queries, k_MKh, v_MKh, told_SD, one.known, one.starts_S, one.blocks, number)
             return
-        mask_SM = one.mask(q_SHh)
+        mask_SM = one.mask(q_SHh, only)
         if only is not None:
-            q_SHh, mask_SM = q_SHh[only], mask_SM[only] if mask_SM is not None else None
+            q_SHh = q_SHh[only]
         if one.before:
             k_MKh, v_MKh = (
                 torch.cat([*(block[number, which] for block in one.before), now])

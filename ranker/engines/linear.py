@@ -136,13 +136,21 @@ def _adapters(module: Any) -> Sequence[str]:
 def _pack(weights: Sequence[Tensor], native: Kernels | None, paired: bool) -> Tensor:
     kept = _packed.setdefault(weights[0], {})
     key = len(weights), native is not None
-    if key not in kept:
+    now = versions(weights)
+    if key not in kept or kept[key][0] != now:
         fused_OD = torch.cat([weight.detach() for weight in weights]) if len(weights) > 1 else weights[0].detach()
         if native:
-            kept[key] = native.laid_out(fused_OD, paired)
+            laid = native.laid_out(fused_OD, paired)
         else:
-            kept[key] = torch.ops.mkldnn._reorder_linear_weight(fused_OD.contiguous(), ROWS)
-    return kept[key]
+            laid = torch.ops.mkldnn._reorder_linear_weight(fused_OD.contiguous(), ROWS)
+        kept[key] = now, laid
+    packed: Tensor = kept[key][1]
+    return packed
+
+
+def versions(weights: Sequence[Tensor]) -> list[int]:
+    """What changes whenever one of them is written to, but for writing through `.data`."""
+    return [0 if weight.is_inference() else weight._version for weight in weights]
 
 
 def packs(device: torch.device, dtype: torch.dtype, layers: nn.Module) -> bool:

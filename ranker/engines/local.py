@@ -113,15 +113,15 @@ class LocalEngine:
         head = self._base(adapter).model.lm_head
         for unit, states_ND in self._states(units, adapter):
             [row] = unit.rows
-            tokens_N = torch.tensor([token for answer in answers[row] for token in answer], device=states_ND.device)
+            tokens = [token for answer in answers[row] for token in answer]
+            tokens_N = torch.tensor(tokens, dtype=torch.long, device=states_ND.device)
             before, at = [], 1
-            for branch in unit.branches:
-                before += [0, *range(at, at + len(branch))]
+            for answer, branch in zip(answers[row], unit.branches, strict=True):
+                before += [0, *range(at, at + len(branch))][: len(answer)]
                 at += len(branch)
             log_NV = torch.log_softmax(head(states_ND).float(), dim=-1)
             told_N = log_NV[before].gather(1, tokens_N[:, None])[:, 0]
-            sums = [part.sum() for part in told_N.split([len(answer) for answer in answers[row]])]
-            found[row] = torch.stack(sums).cpu().numpy()
+            found[row] = np.array([part.sum().item() for part in told_N.split([len(a) for a in answers[row]])])
         return found
 
     def close(self) -> None:
@@ -202,7 +202,8 @@ class LocalEngine:
 
 
 def units(prompts: Sequence[Prompt], keep: Sequence[int]) -> list[Unit]:
-    """Neighbours that begin alike become branches of one head, where what follows is shorter than twice the head."""
+    """Neighbours that begin alike become branches of one head, where what follows is shorter than twice the head, and
+    as long as all of them fit one forward."""
     made, row = [], 0
     while row < len(prompts):
         shared, end = len(prompts[row]), row + 1
@@ -210,7 +211,8 @@ def units(prompts: Sequence[Prompt], keep: Sequence[int]) -> list[Unit]:
             common = min(
                 shared, told.in_common(prompts[row], prompts[end]), len(prompts[row]) - 1, len(prompts[end]) - 1
             )
-            if common < SHARED or any(len(prompt) - common > 2 * common for prompt in prompts[row : end + 1]):
+            apart = [len(prompt) - common for prompt in prompts[row : end + 1]]
+            if common < SHARED or max(apart) > 2 * common or common + sum(apart) > BATCH_TOKENS:
                 break
             shared, end = common, end + 1
         if end == row + 1:

@@ -230,11 +230,13 @@ def kernels() -> Kernels | None:
         return None
     folder = Path(where) if where else cache_folder() / "kernels"
     kinds = (TILES, VECTORS) if torch.cpu._is_amx_tile_supported() else (VECTORS,)
-    try:
-        return next((made for sets in kinds if (made := opened(folder, sets))), None)
-    except (OSError, subprocess.SubprocessError) as error:
-        log.warning("no kernels of our own, torch's operators instead: %s", error)
-        return None
+    for sets in kinds:
+        try:
+            if made := opened(folder, sets):
+                return made
+        except (OSError, subprocess.SubprocessError) as error:
+            log.warning("no kernels of our own with %s: %s", sets[-1], error)
+    return None
 
 
 def opened(folder: Path, sets: Sequence[str]) -> Kernels | None:

@@ -114,6 +114,8 @@ int product(const bf16 *x, const bf16 *laid, const bf16 *residual, bf16 *y, long
             int kind, const bf16 *low, const bf16 *more, long rank, const bf16 *following, long wide_in) {
     long steps = d / 32, panels = o / PANEL, size = d * PANEL, wide = kind == GATED ? o / 2 : o;
     long rows = n < ROWS ? ROWS : n, chunk = CHUNK, groups = UP(panels, GROUP) / GROUP;
+    if (!n)
+        return 0;
     long here = n < ROWS ? n : ROWS, asked = UP(here, HIGH); /* of each 32 rows */
     bf16 *few = NULL;
     if (n < ROWS) {

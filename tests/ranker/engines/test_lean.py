@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ranker.backbone import Backbone
 from ranker.engines.lean import LeanLlama, Segment, fits
-from ranker.fit import LINEAR_LAYERS, add_lora
+from ranker.fit import LINEAR_LAYERS, add_lora, overwrite
 from tests.ranker import tiny
 
 ONE, OTHER = [5, 9, 300, 4, 8, 8, 41], [7, 2, 19]
@@ -105,6 +106,25 @@ def test_the_packed_copy_is_made_once_for_trees_over_the_same_weights(bpe: Backb
     if one.layers[0].qkv.packed is None:
         pytest.skip("this processor has no fast bfloat16: nothing is packed")
     assert one.layers[0].qkv.packed is other.layers[0].qkv.packed
+
+
+def test_weights_that_were_overwritten_are_packed_again(bpe: Backbone) -> None:
+    model = copy.deepcopy(bpe.model).to(torch.bfloat16)
+    before = LeanLlama(model).layers[0].down.packed
+    if before is None:
+        pytest.skip("this processor has no fast bfloat16: nothing is packed")
+    weight = model.model.layers[0].mlp.down_proj.weight
+    overwrite(weight, 2 * weight.detach())
+    states_ND, _ = LeanLlama(model).run(embedded(bpe, ONE).to(torch.bfloat16), [Segment(7, [6])])
+    with torch.no_grad():
+        expected_D = model.model(torch.tensor([ONE])).last_hidden_state[0, -1]
+    assert relative(states_ND[0], expected_D) < 0.05
+
+
+@pytest.mark.parametrize("wrong", [{"positions": [0, 1]}, {"starts": [0]}, {"keep": 8}, {"read": [7]}, {"read": [-1]}])
+def test_a_segment_speaks_of_its_own_tokens_alone(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="of 7 tokens"):
+        Segment(**({"size": 7, "read": [6]} | wrong))
 
 
 def test_other_architectures_are_left_to_transformers() -> None:

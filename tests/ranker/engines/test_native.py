@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import shutil
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -63,7 +65,7 @@ def test_rotation_turns_the_first_heads_and_leaves_the_others(ours: Kernels) -> 
     assert torch.equal(found[:, 3:], z[:, 3:])
 
 
-@pytest.mark.parametrize("tokens", [1, 31, 32, 33, 100, 1300])
+@pytest.mark.parametrize("tokens", [0, 1, 31, 32, 33, 100, 1300])
 @pytest.mark.parametrize(("width", "outs"), [(32, 64), (96, 96), (1536, 160)])
 def test_a_product_is_a_product_with_what_follows(ours: Kernels, tokens: int, width: int, outs: int) -> None:
     x, weight, residual = drawn(tokens, width), drawn(outs, width, seed=1), drawn(tokens, outs, seed=2)
@@ -297,8 +299,22 @@ def test_without_a_compiler_there_are_none_and_it_says_so(
     monkeypatch.setenv("TANDEM_KERNELS", str(tmp_path / "none"))
     monkeypatch.setenv("CC", str(tmp_path / "no-compiler"))
     assert native.kernels.__wrapped__() is None
-    assert "torch's operators instead" in caplog.text
+    assert "no kernels of our own" in caplog.text
     assert not list(tmp_path.rglob("*.so"))
+
+
+def test_a_compiler_that_knows_no_tiles_makes_those_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, ours: Kernels
+) -> None:
+    def opened(folder: Path, sets: Sequence[str]) -> Kernels:
+        if sets == native.TILES:
+            raise subprocess.CalledProcessError(1, "cc")
+        return ours
+
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(native, "opened", opened)
+    assert native.kernels.__wrapped__() is ours
+    assert "with amx-bf16" in caplog.text
 
 
 def test_they_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ranker.backbone import Backbone
+from ranker.engines import local
 from ranker.engines.local import LocalEngine, units
 from ranker.engines.prefixes import BLOCK, digests
 from ranker.engines.protocol import Prompt, Spliced
@@ -114,13 +115,24 @@ def test_an_adapter_never_answers_out_of_anothers_cache(bpe: Backbone) -> None:
 def test_likelihoods_are_products_of_next_token_probabilities(bpe: Backbone) -> None:
     import torch
 
-    prompt, answers = tokens(30, 0), [[5, 6, 7], [9], [8, 2]]
+    prompt, answers = tokens(30, 0), [[5, 6, 7], [9], [], [8, 2]]
     [found] = LocalEngine(bpe).log_likelihoods([prompt], [answers])
     for log, answer in zip(found, answers, strict=True):
         with torch.no_grad():
             logits_TV = bpe.model(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
         told = torch.log_softmax(logits_TV, -1)[torch.arange(len(answer)), answer]
         assert log == pytest.approx(float(told.sum()), abs=1e-4)
+
+
+def test_no_answers_have_no_likelihoods(bpe: Backbone) -> None:
+    none, empty = LocalEngine(bpe).log_likelihoods([tokens(30, 0), tokens(5, 1)], [[], [[]]])
+    assert (none.tolist(), empty.tolist()) == ([], [0.0])
+
+
+def test_branches_that_fill_a_forward_begin_another_unit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "BATCH_TOKENS", 32 + 2 * 20)
+    asked = [tokens(32, 0) + tokens(20, n) for n in range(1, 6)]
+    assert [len(unit.rows) for unit in units(asked, [0] * 5)] == [2, 2, 1]
 
 
 def test_what_follows_a_short_beginning_is_no_branch() -> None:
