@@ -165,6 +165,8 @@ def card(manifest: Manifest) -> ModelCard:
     simple: dict[str, float | int | str | None] = {
         key: value for key, value in manifest.metrics.items() if isinstance(value, float | int | str)
     }
+    if "blend_gain" in manifest.metrics:
+        simple |= {"blend": manifest.extra["blend"], "blend_gain": manifest.metrics["blend_gain"]["mean"]}
     return ModelCard(
         name=f"{method}@{manifest.version}",
         method=method,

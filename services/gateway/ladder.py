@@ -243,9 +243,9 @@ class Ladder:
         person, first = question.person, found.items[:RERANKED]
         name = question.ranker or self._loaded.default
         latency = self._loaded.of(f"{name} explained" if question.explain else str(name))
-        if not latency.fits(deadline.remaining_ms()):
-            left = f"{deadline.remaining_ms():.0f} ms are left, {name} usually takes {latency.p95_ms():.0f} ms"
-            raise DeadlineExceeded(left)
+        left_ms = deadline.remaining_ms()
+        if not latency.fits(left_ms):
+            raise DeadlineExceeded(f"{left_ms:.0f} ms are left, {name} usually takes {latency.p95_ms():.0f} ms")
         asked = RankRequest(
             user_id=person.user_id,
             history=list(person.history[-MAX_HISTORY:]),
@@ -255,7 +255,11 @@ class Ladder:
             explain=question.explain,
         )
         began = time.perf_counter()
-        answer = await within(deadline, self._ranking.rank(asked, deadline))
+        try:
+            answer = await within(deadline, self._ranking.rank(asked, deadline))
+        except (DeadlineExceeded, Overloaded):
+            latency.missed(left_ms)
+            raise
         # Without its queue: whether that leaves time is for the ranking service to say, which knows it as it is now.
         latency.add((time.perf_counter() - began) * 1000 - answer.queue_ms)
         _require_permutation(answer, first)

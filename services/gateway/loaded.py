@@ -17,9 +17,6 @@ from shared.wire.inner import ModelCard, ModelList
 
 ASK_MS = 2_000
 DOUBT_S = 1.0
-QUALITY = ("blend_valid_ndcg@10", "valid_ndcg@10")
-"""The metrics of a manifest that `auto` compares, the first that stands there."""
-
 log = structlog.get_logger()
 
 
@@ -67,14 +64,19 @@ class Loaded:
         return self.latency.setdefault(ranker, Latency())
 
     def best(self, remaining_ms: float) -> RankerName:
-        """The ranker of the best validation metric whose usual time fits; the retriever's order where none does."""
-        fitting = [card for card in self.rankers.values() if self.of(card.method).fits(remaining_ms)]
-        best = max(fitting, key=_quality, default=None)
+        """The ranker that gained most over the retriever on validation and whose usual time fits; the retriever's order
+        where none does. One without weight in its blend would only say that order again."""
+        fitting = [
+            card
+            for card in self.rankers.values()
+            if card.metrics.get("blend") != 0 and self.of(card.method).serves(remaining_ms)
+        ]
+        best = max(fitting, key=_gain, default=None)
         return best.method if best else "retrieval"  # type: ignore[return-value]
 
 
-def _quality(card: ModelCard) -> float:
-    found = next((card.metrics[name] for name in QUALITY if name in card.metrics), None)
+def _gain(card: ModelCard) -> float:
+    found = card.metrics.get("blend_gain")
     return float(found) if isinstance(found, int | float) else 0.0
 
 

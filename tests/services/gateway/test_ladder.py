@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from services.gateway.latency import ENOUGH
+from services.gateway.latency import ENOUGH, FEW
 from services.gateway.policy import Policy
 from services.gateway.ports import Who
 from shared.deadline import Deadline
@@ -206,8 +206,13 @@ async def test_a_ranker_that_usually_takes_longer_is_not_asked() -> None:
 class Three(fakes.AnsweringRanking):
     async def models(self, deadline: Deadline) -> ModelList:
         cards = [
-            ModelCard(name=f"{name}@1", method=name, catalog="c", metrics={"valid_ndcg@10": quality})
-            for name, quality in (("llamarec", 0.1), ("llara", 0.3), ("recllm", 0.2))
+            ModelCard(name=f"{name}@1", method=name, catalog="c", metrics={"blend": weight, "blend_gain": gain})
+            for name, weight, gain in (
+                ("llamarec", 0.1, 0.001),
+                ("llara", 0.3, 0.003),
+                ("recllm", 0.2, 0.002),
+                ("collm", 0, 0.9),
+            )
         ]
         return ModelList(models=cards, default="llamarec")
 
@@ -223,6 +228,18 @@ async def test_auto_is_the_best_ranker_that_fits() -> None:
             parts.loaded.of(name).add(5000.0)
     found = await ask(parts, ranker="auto")
     assert (found.items[0].source, found.degraded) == ("retrieval", False)
+
+
+async def test_auto_leaves_a_ranker_that_never_comes_in_time() -> None:
+    """It has no usual time: nobody has seen it answer."""
+    slow = Three(seconds=0.3)
+    parts = await Parts(ranking=slow).started()
+    for turn in range(FEW):
+        found = await ask(parts, ranker="auto", timeout_ms=200, user_id=f"late{turn}", history=[f"i{turn + 1}"])
+        assert (found.degradation, slow.requests[-1].ranker) == (["ranker_timeout"], "llara")
+    slow._seconds = 0.0
+    assert (await ask(parts, ranker="auto", timeout_ms=200)).items[0].source == "recllm"
+    assert (await ask(parts, ranker="auto", timeout_ms=2000)).items[0].source == "llara"
 
 
 async def test_promotions_come_from_the_whole_catalogue_but_not_from_what_the_user_has() -> None:

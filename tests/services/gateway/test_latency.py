@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.gateway.latency import ENOUGH, KEPT, WINDOW_S, Latency
+from services.gateway.latency import ENOUGH, KEPT, NEAR, WINDOW_S, Latency
 
 
 class Clock:
@@ -33,6 +33,23 @@ def test_old_answers_are_forgotten() -> None:
         latency.add(500.0)
     clock.now += WINDOW_S + 1
     assert latency.p95_ms() is None
+
+
+def test_what_never_comes_in_time_serves_nobody_in_such_a_hurry() -> None:
+    clock = Clock()
+    latency = Latency(clock)
+    latency.missed(100.0)
+    assert latency.serves(100.0)
+    latency.missed(100.0)
+    assert not latency.serves(30.0)
+    assert not latency.serves(100.0 / NEAR)
+    assert latency.serves(101.0 / NEAR)
+    for _ in range(100):
+        latency.add(90.0)
+    assert latency.serves(100.0)
+    assert not latency.serves(80.0)
+    clock.now += WINDOW_S + 1
+    assert latency.serves(30.0)
 
 
 @given(st.lists(st.floats(0.1, 1e4), min_size=ENOUGH, max_size=3 * KEPT))
