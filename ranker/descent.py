@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from ranker.fit import MasterAdamW, load_checkpoint, overwrite, save_checkpoint, schedule
+from shared.checkpoints import checkpointed
 from shared.progress import progress
 
 
@@ -88,7 +89,16 @@ def descend(
         optimizer.restore(tensors)
         best = {name[5:]: t for name, t in tensors.items() if name.startswith("best.")}
     began = time.monotonic() - run.seconds
-    with progress(what, pace.steps * pace.per_step, "prompts", start=run.step * pace.per_step) as advance:
+
+    def save() -> None:
+        run.seconds = time.monotonic() - began
+        kept = {f"best.{name}": t for name, t in best.items()}
+        save_checkpoint(folder, optimizer.tensors() | kept, dict(identity) | run.facts())
+
+    with (
+        progress(what, pace.steps * pace.per_step, "prompts", start=run.step * pace.per_step) as advance,
+        checkpointed(save) as between,
+    ):
         while run.step < pace.steps and run.stale < pace.patience:
             total = 0.0
             for piece in range(pace.accumulate):
@@ -99,19 +109,18 @@ def descend(
             optimizer.step(pace.learning_rate * rate, pace.clip)
             run.loss = total if run.step == 0 else 0.95 * run.loss + 0.05 * total
             run.step += 1
-            advance(pace.per_step, f"loss {run.loss:.3f}  best {run.best:.4f}")
+            advance(pace.per_step, f"loss {run.loss:.3f}" + (f"  best {run.best:.4f}" if run.curve else ""))
             done = run.step * pace.per_step
             if done // pace.validate_every > (done - pace.per_step) // pace.validate_every or run.step == pace.steps:
                 score = validate()
-                run.seconds = time.monotonic() - began
                 run.curve.append((done, score, run.loss))
                 if score > run.best:
                     run.best, run.best_prompts, run.stale = score, done, 0
                     best = {name: p.detach().clone() for name, p in weights.items()}
                 else:
                     run.stale += 1
-                kept = {f"best.{name}": t for name, t in best.items()}
-                save_checkpoint(folder, optimizer.tensors() | kept, dict(identity) | run.facts())
+                save()
+            between()
     for name, parameter in weights.items():
         if name in best:
             overwrite(parameter, best[name])

@@ -30,6 +30,7 @@ from retriever.retrieve import POPULARITY, WEIGHTS, LRURecRetriever, Model, buil
 from shared import metrics
 from shared.artifact import Manifest, package_versions, seal, write_text, writing
 from shared.catalog import PAD
+from shared.checkpoints import checkpointed
 from shared.data.prepared import Prepared
 from shared.data.split import Case, cases, train_sequence
 from shared.errors import BadInput
@@ -57,7 +58,10 @@ def train(data: Prepared, config: TrainConfig, out: Path, resume: bool = False) 
         raise BadInput("no user has three items: nothing tells when to stop. Lower --min-user or add data.")
     steps_per_epoch = -(-len(pieces) // config.batch)
     total = steps_per_epoch * config.epochs
-    with progress("train lrurec", total, "steps", start=run.step) as advance:
+    with (
+        progress("train lrurec", total, "steps", start=run.step) as advance,
+        checkpointed(lambda: run.save(model, optimizer, average)) as between,
+    ):
         while run.step < total and run.stale < config.patience:
             epoch = run.step // steps_per_epoch
             rng = np.random.default_rng((config.seed, epoch))
@@ -67,12 +71,13 @@ def train(data: Prepared, config: TrainConfig, out: Path, resume: bool = False) 
                 loss = _step(model, optimizer, batch_BL, config)
                 run.step += 1
                 average.follow(run.step)
-                advance(1, f"loss {loss:.3f}  best Recall@10 {run.best:.4f}")
+                advance(1, f"loss {loss:.3f}" + (f"  best Recall@10 {run.best:.4f}" if run.curve else ""))
+                run.seconds = time.monotonic() - began
                 if run.step % config.validate_every == 0 or run.step == total:
-                    run.seconds = time.monotonic() - began
                     run.validated(model, optimizer, average, recall_at_10(average.model, valid, config.window))
                     if run.stale >= config.patience:
                         break
+                between()
     model.load_state_dict(run.best_weights)
     return _write(data, config, model, run, out)
 

@@ -66,7 +66,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except TandemError as error:
         print(f"tandem {name}: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f"tandem {name}: {error.filename}: {error.strerror}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt as error:
+        print(f"tandem {name}: {str(error) or 'interrupted'}", file=sys.stderr)
         return INTERRUPTED
     return 0
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
+import structlog
 from prometheus_client import CollectorRegistry
 
 from services.ranking.batcher import Batcher
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from retriever.states import States
     from shared.data.prepared import Prepared
 
+log = structlog.get_logger()
 SERVED_AS = {"cllm4rec": "recllm"}
 """The method CLLM4Rec trains the ranker that its paper calls RecLLM."""
 
@@ -106,10 +108,17 @@ def ranking_service(
     """Every ranker loaded and self-tested. Raises BadArtifact; BadInput for two folders of one method."""
     served = by_name(_rankers(folders, catalog, backbone, device))
     if settings.default_ranker not in (None, "retrieval", *served):
-        raise BadInput(f"TANDEM_DEFAULT_RANKER is {settings.default_ranker!r}; loaded are: {', '.join(served)}.")
+        raise BadInput(
+            f"TANDEM_DEFAULT_RANKER is {settings.default_ranker!r}; loaded are: {', '.join(served) or 'none'}."
+        )
     default = settings.default_ranker if settings.default_ranker in served else None
     service = RankingService(catalog, served, batcher, default)
     service.self_test()
+    for name, one in served.items():
+        if one.card.metrics.get("blend") == 0:
+            log.warning(
+                "ranker without weight", ranker=name, told="blend weight 0: it answers with the retriever's order"
+            )
     return service
 
 

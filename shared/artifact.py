@@ -6,6 +6,7 @@ Nothing in it is ever unpickled: weights are safetensors, tables Parquet, the re
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -83,7 +84,9 @@ def writing(folder: Path) -> Iterator[Path]:
 
 
 def require_replaceable(folder: Path) -> None:
-    """Raises BadInput where writing an artifact would delete what is none: `--out .` must not cost a project."""
+    """Raises BadInput where writing an artifact would delete what is none: `--out .` must not cost a project; and where
+    it could not be written."""
+    require_writable(folder)
     if folder.is_dir() and ((folder / MANIFEST).is_file() or not any(folder.iterdir())):
         return
     if folder.exists():
@@ -91,6 +94,32 @@ def require_replaceable(folder: Path) -> None:
             f"{folder} exists and is no artifact: it holds no {MANIFEST}, so that it will not be replaced. "
             "Name a new folder, or remove this one."
         )
+
+
+def require_writable(path: Path) -> None:
+    """Raises BadInput: before the work, not after it."""
+    place = next(folder for folder in path.absolute().parents if folder.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise BadInput(f"{path} cannot be written: {place} is no folder that we may write to. Name another place.")
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Nobody else makes this artifact meanwhile. Raises BadInput where somebody does."""
+    require_writable(folder)
+    path = folder.absolute().with_name(f".{folder.name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(
+                f"{folder} is being written by another process. Wait for it, or name another folder."
+            ) from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str, mode: int = 0o644) -> None:

@@ -46,6 +46,7 @@ from ranker.restore import config_of
 from shared import metrics
 from shared.artifact import Manifest, open_artifact, package_versions, seal, writing
 from shared.catalog import Catalog
+from shared.checkpoints import checkpointed
 from shared.data.prepared import Prepared
 from shared.data.split import cases, train_sequence
 from shared.errors import BadInput
@@ -110,7 +111,10 @@ def train(
     total = warmups + (config.prompts or len(chosen))
     stream = _stream(sequences, chosen, builder, retriever, len(data.catalog), config, run.position)
     began = time.monotonic() - run.seconds
-    with progress("train llamarec", total, "prompts", start=run.prompts) as advance:
+    with (
+        progress("train llamarec", total, "prompts", start=run.prompts) as advance,
+        checkpointed(lambda: run.save(optimizer)) as between,
+    ):
         while run.prompts < total and run.stale < config.patience:
             if not (batch := list(islice(stream, config.batch))):
                 break
@@ -121,13 +125,12 @@ def train(
             rate = schedule(config.schedule, step, -(-total // config.batch), config.warmup)
             optimizer.step(config.learning_rate * rate, config.clip)
             run.heard(letters, batch)
-            advance(len(batch), f"loss {run.loss:.3f}  best NDCG@10 {run.best:.4f}")
+            advance(len(batch), f"loss {run.loss:.3f}" + (f"  best NDCG@10 {run.best:.4f}" if run.curve else ""))
             run.seconds = time.monotonic() - began
-            if run.prompts < warmups and run.prompts % config.validate_every < len(batch):
-                run.save(optimizer)
             if run.validation_is_due(total):
                 wrapped.eval()
                 run.validated(_ndcg(engine, builder, valid, config), wrapped, optimizer)
+            between()
     wrapped.eval()
     if run.prompts <= warmups:
         raise BadInput("no training prompt has a right answer among the retriever's best; use --set negatives=mixed")

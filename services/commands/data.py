@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from shared.data.source import Source
 
 
+from shared.errors import BadInput
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prepare:
     """Read a dataset, drop what cannot be learnt from, order it, and write Parquet and a manifest."""
@@ -47,6 +50,9 @@ def run(args: Prepare) -> None:
     from shared.data.movielens import TERMS
     from shared.data.prepare import prepare
 
+    for name in ("min_user", "min_item"):
+        if getattr(args, name) < 0:
+            raise BadInput(f"--{name.replace('_', '-')} {getattr(args, name)}: 0 or more")
     if terms := TERMS.get(args.dataset):
         print(terms, file=sys.stderr)
     report = prepare(
@@ -68,7 +74,6 @@ def _open(args: Prepare, work: Path) -> Source:
     from shared.data.amazon import amazon
     from shared.data.movielens import grouplens, ml_100k
     from shared.data.table import Columns, table
-    from shared.errors import BadInput
 
     if args.dataset == "ml-100k":
         if args.source is not None:

@@ -103,7 +103,8 @@ def _show(args: Demo) -> None:
         for name, answer in ranked.items():
             _how(name, answer)
         body = json.dumps({"user_id": args.user, "limit": 10, "ranker": "NAME", "timeout_ms": 5000})
-        print(f"\nThe same by hand, NAME one of {', '.join(RANKERS)}, retrieval:")
+        while_it_runs = " while `make demo` runs (without --once)" if args.once else ""
+        print(f"\nThe same by hand{while_it_runs}, NAME one of {', '.join(RANKERS)}, retrieval:")
         print(f"  curl -s {base}/recommend -H 'content-type: application/json' -d '{body}'")
         if not args.once:
             print(f"\nServing at {base} (its API: {base}/docs). Ctrl-C stops it.", flush=True)

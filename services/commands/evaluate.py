@@ -66,6 +66,11 @@ class Evaluate:
 
 
 def run(args: Evaluate) -> None:
+    from shared.artifact import require_writable, write_text
+
+    for place in (args.json, args.plots):
+        if place:
+            require_writable(place)
     if args.protocol != "llamarec":
         from services.protocols import run as run_protocol
 
@@ -96,8 +101,6 @@ def run(args: Evaluate) -> None:
         }
     _show(made)
     if args.json:
-        from shared.artifact import write_text
-
         made |= {"wall_seconds": round(time.monotonic() - began, 1), "hardware": hardware()}
         write_text(args.json, json.dumps(made, indent=2) + "\n")
     if args.plots:

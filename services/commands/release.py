@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from shared.errors import BadInput
+
 if TYPE_CHECKING:
     from shared.registry import Part, Registry
 
@@ -77,6 +79,8 @@ def _list(args: List) -> None:
     from shared.errors import UnknownRelease
     from shared.registry import Registry
 
+    if not args.registry.is_dir():
+        raise BadInput(f"--registry {args.registry} is no folder. `tandem release publish` makes one.")
     registry = Registry(args.registry)
     try:
         current = registry.current()

@@ -21,6 +21,8 @@ MAKE_KEYS = "Make keys with `tandem keys add` and name their file in TANDEM_API_
 NO_RANKER = "a ranking service without a ranker ranks nothing: give --ranker at least once, or --registry"
 SIGN_CALLS = "Set TANDEM_INTERNAL_SECRET to the same value here and at the gateway"
 
+PORTS = 65_535
+
 
 @dataclass(frozen=True, kw_only=True)
 class All:
@@ -101,7 +103,9 @@ class Ranking:
 
 
 def run(args: All | Gateway | Retrieval | Ranking) -> None:
-    """Until SIGTERM or Ctrl-C. Raises BadArtifact before anything listens."""
+    """Until SIGTERM or Ctrl-C. Raises BadInput and BadArtifact before anything listens."""
+    if not 0 <= args.port <= PORTS:
+        raise BadInput(f"--port {args.port}: 0 (any that is free) to {PORTS}")
     match args:
         case All():
             _all(args)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -11,7 +12,7 @@ import tyro
 if TYPE_CHECKING:
     from shared.data.prepared import Prepared
 
-from shared.artifact import MANIFEST, Manifest, require_replaceable
+from shared.artifact import MANIFEST, Manifest, alone, require_replaceable
 from shared.catalog import Catalog
 from shared.errors import BadInput
 
@@ -89,15 +90,29 @@ class Blend:
 
 
 def run(args: Retriever | Ensemble | Ranker | Blend) -> None:
-    match args:
-        case Ensemble():
-            _ensemble(args)
-        case Blend():
-            _blend(args)
-        case Retriever():
-            _retriever(args)
-        case Ranker():
-            _ranker(args)
+    out = args.ranker if isinstance(args, Blend) else args.out
+    with alone(out):
+        match args:
+            case Ensemble():
+                _ensemble(args)
+            case Blend():
+                _blend(args)
+            case Retriever():
+                _resumable(out, lambda: _retriever(args))
+            case Ranker():
+                _resumable(out, lambda: _ranker(args))
+
+
+def _resumable(out: Path, training: Callable[[], None]) -> None:
+    """Raises KeyboardInterrupt with what to do now, where there is a checkpoint."""
+    try:
+        training()
+    except KeyboardInterrupt:
+        kept = out.with_name(out.name + ".partial")
+        if not kept.is_dir():
+            raise
+        told = f"interrupted. {kept} holds what was learnt so far: the same command with --resume goes on from there"
+        raise KeyboardInterrupt(told) from None
 
 
 def _retriever(args: Retriever) -> None:

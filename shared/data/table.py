@@ -71,7 +71,7 @@ def table(path: Path, items: Path | None, columns: Columns, work: Path, on_error
 def read_rows(path: Path, work: Path, on_error: OnError) -> Rows:
     """The format is that of the file's name."""
     if not path.is_file():
-        raise BadInput(f"{path} does not exist. Give a file, or a folder with interactions.* in it.")
+        raise BadInput(f"{path} does not exist. Give a file; of interactions also a folder with interactions.* in it.")
     suffix = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
     match suffix.removesuffix(".gz"):
         case ".parquet":

@@ -40,6 +40,11 @@ EXPLAINED = 10
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 RankerName = Literal["llamarec", "recllm", "collm", "tallrec", "llara", "retrieval"]
+RankerChoice = Literal[RankerName, "auto"]
+Whole = Annotated[int, Field(strict=True)]
+Flag = Annotated[bool, Field(strict=True)]
+Real = Annotated[float, Field(strict=True)]
+"""Of JSON, as it is written: "3" is no number, and 1 is not true."""
 Token = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{1,16}$")]
 """How far one user's events are written; what POST /events hands out and POST /recommend honours."""
 Rung = Literal["cache", "ranker", "retrieval", "stale", "popularity", "static"]

@@ -18,13 +18,16 @@ from shared.wire.base import (
     Answer,
     Cache,
     Degradation,
+    Flag,
     Id,
-    RankerName,
+    RankerChoice,
+    Real,
     Request,
     Rung,
     Score,
     Token,
     Variant,
+    Whole,
 )
 
 # The gateway: POST /recommend
@@ -43,12 +46,10 @@ class Promotion(Request):
     """Items that the caller wants seen, where they are allowed for this user: one of position and share."""
 
     item_ids: list[Id] = Field(min_length=1, max_length=100, description="In order of preference.")
-    position: int | None = Field(
+    position: Whole | None = Field(
         default=None, ge=1, le=MAX_LIMIT, description="The first allowed item stands at this place."
     )
-    share: float | None = Field(
-        default=None, gt=0, le=1, description="At most this share of the places, spread evenly."
-    )
+    share: Real | None = Field(default=None, gt=0, le=1, description="At most this share of the places, spread evenly.")
 
     @model_validator(mode="after")
     def _one_way(self) -> Promotion:
@@ -63,20 +64,20 @@ class RecommendRequest(Request):
     history: list[Id] | None = Field(
         default=None, max_length=MAX_HISTORY, description="Oldest first. Overrides the stored history."
     )
-    limit: int = Field(default=10, ge=1, le=MAX_LIMIT)
-    ranker: RankerName | Literal["auto"] | None = Field(
+    limit: Whole = Field(default=10, ge=1, le=MAX_LIMIT)
+    ranker: RankerChoice | None = Field(
         default=None,
         description="The server's default where absent. auto: the best one by validation that fits the budget.",
     )
     exclude_item_ids: list[Id] = Field(default_factory=list, max_length=MAX_EXCLUDED)
     filter: ItemFilter = ItemFilter()
     promotions: list[Promotion] = Field(default_factory=list, max_length=MAX_PROMOTIONS)
-    diversity: float = Field(
+    diversity: Real = Field(
         default=0, ge=0, le=1, description="Maximal marginal relevance: 0 keeps the order, 1 heeds unlikeness alone."
     )
     include: list[Literal["scores", "metadata", "explain"]] = Field(default_factory=list, max_length=8)
-    timeout_ms: int | None = Field(default=None, ge=1, le=MAX_TIMEOUT_MS)
-    allow_degraded: bool = True
+    timeout_ms: Whole | None = Field(default=None, ge=1, le=MAX_TIMEOUT_MS)
+    allow_degraded: Flag = True
     after: Token | None = Field(
         default=None, description="The token of POST /events: answer from a history that holds those events."
     )
@@ -176,11 +177,11 @@ class RankItemsRequest(Request):
     session_id: Id | None = None
     history: list[Id] | None = Field(default=None, max_length=MAX_HISTORY, description="Oldest first.")
     candidates: list[Id] = Field(min_length=1, max_length=MAX_LIMIT)
-    limit: int | None = Field(default=None, ge=1, le=MAX_LIMIT, description="All candidates where absent.")
-    ranker: RankerName | Literal["auto"] | None = None
+    limit: Whole | None = Field(default=None, ge=1, le=MAX_LIMIT, description="All candidates where absent.")
+    ranker: RankerChoice | None = None
     include: list[Literal["scores", "metadata", "explain"]] = Field(default_factory=list, max_length=8)
-    timeout_ms: int | None = Field(default=None, ge=1, le=MAX_TIMEOUT_MS)
-    allow_degraded: bool = True
+    timeout_ms: Whole | None = Field(default=None, ge=1, le=MAX_TIMEOUT_MS)
+    allow_degraded: Flag = True
     after: Token | None = None
 
     @model_validator(mode="after")
@@ -210,8 +211,8 @@ class RerankRequest(BaseModel):
     model: str | None = Field(default=None, max_length=200, description="A ranker's name; else the default.")
     query: str = Field(max_length=MAX_HISTORY * 200)
     documents: list[Text | Document] = Field(min_length=1, max_length=MAX_DOCUMENTS)
-    top_n: int | None = Field(default=None, ge=1)
-    return_documents: bool = False
+    top_n: Whole | None = Field(default=None, ge=1)
+    return_documents: Flag = False
 
 
 class RerankResult(Answer):

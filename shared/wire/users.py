@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from shared.wire.base import MAX_EVENTS, Answer, Id, Request, Token
+from shared.wire.base import MAX_EVENTS, Answer, Flag, Id, Request, Token, Whole
 
 # The gateway: POST /events, /users, /items
 
@@ -19,7 +19,7 @@ class Event(Request):
     session_id: Id | None = None
     item_id: Id
     type: Literal["interaction", "dismissal"] = "interaction"
-    timestamp: int | None = Field(
+    timestamp: Whole | None = Field(
         default=None, ge=0, le=1 << 53, description="Milliseconds since 1970; the time of arrival where absent."
     )
     recommendation_id: Id | None = Field(default=None, description="The answer that this event follows from.")
@@ -60,8 +60,8 @@ class ErasedAnswer(Answer):
 class ItemState(Request):
     """What may be recommended now. categories: in place of the catalogue's, where given."""
 
-    available: bool = True
-    hidden: bool = False
+    available: Flag = True
+    hidden: Flag = False
     categories: list[Id] | None = Field(default=None, max_length=50)
 
 

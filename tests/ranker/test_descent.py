@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ranker.descent import Pace, Progress, descend
+from shared import checkpoints
 from shared.errors import BadInput
 
 PACE = Pace(
@@ -65,7 +66,12 @@ def test_it_stops_when_it_gets_no_better(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("stop", [1, 2, 7, 11])
-def test_an_interrupted_run_ends_as_a_whole_one(tmp_path: Path, stop: int) -> None:
+@pytest.mark.parametrize("every_s", [0.0, 1e9])
+def test_an_interrupted_run_ends_as_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int, every_s: float
+) -> None:
+    """Saved at each step, or after validations alone."""
+    monkeypatch.setattr(checkpoints, "EVERY_S", every_s)
     whole, cut, resumed = Toy(), Toy(stop), Toy()
     expected = whole.descend(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):

@@ -16,6 +16,7 @@ from retriever import retrieve
 from retriever.evaluate import ranks, retrieved
 from retriever.lrurec import LRURec, LRURecConfig
 from retriever.train import Average, loss_of, train
+from shared import checkpoints
 from shared.artifact import MANIFEST, Manifest
 from shared.data.prepared import Prepared
 from shared.data.split import cases
@@ -106,10 +107,14 @@ def cut(monkeypatch: pytest.MonkeyPatch, out: Path, batches: int, resume: bool =
             train(DATA, SHORT, out, resume)
 
 
-@pytest.mark.parametrize("batches", [3, 4, 5, 11])
+@pytest.mark.parametrize(
+    ("batches", "every_s"), [(3, 1e9), (4, 1e9), (5, 1e9), (11, 1e9), (2, 0.0), (5, 0.0), (11, 0.0)]
+)
 def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: int, every_s: float
 ) -> None:
+    """Saved after validations alone, or at each step."""
+    monkeypatch.setattr(checkpoints, "EVERY_S", every_s)
     made = train(DATA, SHORT, tmp_path / "whole")
     assert made.metrics["best_step"] == 12
     cut(monkeypatch, tmp_path / "cut", batches)

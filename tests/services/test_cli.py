@@ -65,9 +65,20 @@ def test_an_error_is_a_message_and_an_exit_code(
     assert capsys.readouterr().err == f"tandem demo: {error}\n"
 
 
-def test_ctrl_c_is_130(command: Command) -> None:
-    command.error = KeyboardInterrupt()
+@pytest.mark.parametrize("told", ["", "go on with --resume"])
+def test_ctrl_c_is_130(command: Command, told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command.error = KeyboardInterrupt(told) if told else KeyboardInterrupt()
     assert cli.main(["demo"]) == 130
+    assert capsys.readouterr().err == f"tandem demo: {told or 'interrupted'}\n"
+
+
+def test_a_file_that_cannot_be_written_is_bad_input(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    command.error = PermissionError(13, "Permission denied", "out/x")
+    assert cli.main(["demo"]) == 2
+    assert capsys.readouterr().err == "tandem demo: out/x: Permission denied\n"
+    command.error = OSError("of no file")
+    with pytest.raises(OSError, match="of no file"):
+        cli.main(["demo"])
 
 
 def test_help_of_a_command_shows_its_defaults(command: Command, capsys: pytest.CaptureFixture[str]) -> None:

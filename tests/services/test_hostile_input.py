@@ -307,6 +307,10 @@ REFUSED: dict[str, tuple[int, bytes]] = {
     "limit NaN": (400, b'{"user_id":"u1","limit":NaN}'),
     "limit infinite": (422, b'{"user_id":"u1","limit":1e999}'),
     "limit a string": (422, body(limit="many")),
+    "limit a digit in quotes": (422, body(limit="3")),
+    "limit true": (422, body(limit=True)),
+    "allow_degraded a word": (422, body(allow_degraded="yes")),
+    "diversity a number in quotes": (422, body(diversity="0.5")),
     "a history of 10,000 ids": (422, body(history=[f"i{n}" for n in range(10_000)])),
     "a history of numbers": (422, body(history=list(range(900)))),
     "an empty id": (422, body(history=[""])),
@@ -355,6 +359,12 @@ async def test_a_fault_is_located_and_its_value_is_not_repeated() -> None:
         response = await http.post("/recommend", content=body(history=["i1", "secret\x01"]), headers=JSON)
     assert response.json()["errors"][0]["pointer"] == "#/history/1"
     assert "secret" not in response.text
+
+
+async def test_a_choice_is_one_fault() -> None:
+    async with client(embedded_app()) as http:
+        response = await http.post("/recommend", content=body(ranker="gpt"), headers=JSON)
+    assert [fault["pointer"] for fault in response.json()["errors"]] == ["#/ranker"]
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,11 @@ import pytest
 from shared.artifact import (
     MANIFEST,
     Manifest,
+    alone,
     open_artifact,
     package_versions,
     require_replaceable,
+    require_writable,
     seal,
     write_text,
     writing,
@@ -110,6 +112,26 @@ def test_only_an_artifact_or_an_empty_folder_may_be_replaced(tmp_path: Path) -> 
     for folder in (tmp_path, tmp_path / "file"):
         with pytest.raises(BadInput, match="will not be replaced"):
             require_replaceable(folder)
+
+
+def test_one_at_a_time_makes_an_artifact(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "a"
+    with alone(out):
+        with pytest.raises(BadInput, match="another process"), alone(out):
+            pass
+        with alone(out.with_name("b")):
+            pass
+    with alone(out):
+        pass
+    assert list(out.parent.iterdir()) == []
+
+
+def test_what_cannot_be_written_is_known_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for required in (require_writable, require_replaceable):
+        with pytest.raises(BadInput, match="cannot be written"):
+            required(tmp_path / "file" / "a")
+    require_writable(tmp_path / "new" / "newer" / "a.json")
 
 
 def test_the_version_is_of_the_content_not_of_the_packages() -> None:

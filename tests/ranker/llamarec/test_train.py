@@ -16,6 +16,7 @@ from torch import Tensor
 import ranker.llamarec.train as training
 from ranker import backbone
 from ranker.labels import LETTERS
+from shared import checkpoints
 from shared.artifact import MANIFEST, Manifest, open_artifact
 from shared.errors import BadInput
 from tests.ranker import tiny
@@ -102,6 +103,7 @@ def cut(monkeypatch: pytest.MonkeyPatch, out: Path, folder: Path, steps: int, **
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "_losses", failing)
+        patch.setattr(checkpoints, "EVERY_S", 0.0)
         with pytest.raises(PowerCut):
             tiny.trained(out, folder, **options)
 

@@ -22,6 +22,11 @@ def publish(registry: str, folder: Path, name: str, *more: str, content: bytes =
     return cli.main(["release", "publish", "--registry", registry, *words])
 
 
+def test_a_registry_that_is_not_there_is_no_empty_one(registry: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["release", "list", "--registry", registry]) == 2
+    assert "is no folder" in capsys.readouterr().err
+
+
 def test_from_folders_to_a_copy_elsewhere(registry: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert publish(registry, tmp_path, "monday", "--promote") == 0
     assert publish(registry, tmp_path, "tuesday", content=b"others") == 0

@@ -38,6 +38,13 @@ def test_an_open_service_listens_to_its_own_machine_alone(service: str, capsys: 
 
 
 @pytest.mark.parametrize("service", COMMANDS)
+@pytest.mark.parametrize("port", ["-1", "65536"])
+def test_a_port_that_cannot_be_is_refused(service: str, port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["serve", service, *COMMANDS[service][0], "--port", port]) == REFUSED
+    assert f"--port {port}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("service", COMMANDS)
 def test_a_locked_service_listens_anywhere(service: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     added(tmp_path / "keys.json")
     locks = {"TANDEM_API_KEYS_FILE": str(tmp_path / "keys.json"), "TANDEM_INTERNAL_SECRET": "s" * 32}

@@ -42,6 +42,12 @@ def test_a_dataset_that_is_not_downloaded_needs_a_source(tmp_path: Path, dataset
         call("--dataset", dataset, "--out", tmp_path / "out")
 
 
+@pytest.mark.parametrize("option", ["--min-user", "--min-item"])
+def test_less_than_no_events_are_refused(tmp_path: Path, option: str) -> None:
+    with pytest.raises(BadInput, match=f"{option} -1: 0 or more"):
+        call("--dataset", "table", "--source", small_folder(tmp_path), "--out", tmp_path / "out", option, -1)
+
+
 def test_a_dataset_that_is_downloaded_takes_none(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="takes no --source"):
         call("--dataset", "ml-100k", "--source", tmp_path, "--out", tmp_path / "out")
