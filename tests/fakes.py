@@ -113,9 +113,14 @@ def retrieval_service(items: Catalog) -> RetrievalService:
 
 
 def ranking_service(
-    items: Catalog, ranker: FakeRanker | None = None, name: RankerName = "llamarec", batcher: Batcher | None = None
+    items: Catalog,
+    ranker: FakeRanker | None = None,
+    name: RankerName = "llamarec",
+    batcher: Batcher | None = None,
+    blend: float = 1.0,
 ) -> RankingService:
-    card = ModelCard(name=f"{name}@0000bbbb", method=name, catalog=items.fingerprint()[:12])
+    metrics: dict[str, float | int | str | None] = {"blend": blend}
+    card = ModelCard(name=f"{name}@0000bbbb", method=name, catalog=items.fingerprint()[:12], metrics=metrics)
     served = Served(ranker or FakeRanker(), card, lambda: None)
     service = RankingService(items, {name: served}, batcher or Batcher(max_queue=64, max_batch=8))
     service.self_test()

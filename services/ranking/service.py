@@ -121,6 +121,8 @@ class RankingService:
         All of them wait at once, so that the batcher takes them together. None where that failed or came too late: an
         answer without reasons is better than none.
         """
+        if served.card.metrics.get("blend") == 0:
+            return {candidate.item: {} for candidate in candidates}  # the history has no part in its scores
         tasks: dict[int, asyncio.Task[Ranked]] = {}
         left: dict[int, dict[int, float]] | None = None
         try:

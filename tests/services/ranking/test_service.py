@@ -88,6 +88,15 @@ async def test_the_histories_of_an_explanation_run_as_batches() -> None:
     assert len(ranker.batches) <= 3
 
 
+async def test_a_ranker_without_weight_is_not_asked_for_reasons() -> None:
+    ranker = fakes.FakeRanker()
+    service = fakes.ranking_service(CATALOG, ranker, blend=0.0)
+    found = await service.rank(asked(history=["i6", "i8"], explain=True), soon())
+    service.close()
+    assert [item.because for item in found.items] == [[], [], []]
+    assert sum(ranker.batches) == 1
+
+
 async def test_without_being_asked_nothing_is_explained() -> None:
     service = fakes.ranking_service(CATALOG)
     found = await service.rank(asked(), soon())
