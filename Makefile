@@ -78,11 +78,11 @@ clean:
 # torch first and alone: whatever build of the pinned version pip finds then stays (README, "Installing").
 .venv/models: .venv/venv pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check torch==2.13.0
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[models]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[models,plots]'
 	@touch $@
 
 .venv/stack: .venv/models
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[models,stack]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[models,plots,stack]'
 	@touch $@
 
 .env:

@@ -52,6 +52,9 @@ COMMANDS = {
     "demo": Command("demo", "Demo", "all of it on MovieLens, from nothing to an answer"),
 }
 PACKAGE = "services.commands"
+OURS = ("services", "retriever", "ranker", "shared")
+EXTRAS = {"matplotlib": "plots", "scipy": "baselines", "implicit": "baselines", "cornac": "baselines"}
+"""Which of pyproject.toml's extras brings a package; the others are in `models`."""
 INTERRUPTED = 130
 USAGE = 2
 
@@ -85,18 +88,17 @@ def _run(name: str, words: Sequence[str]) -> None:
     command = COMMANDS[name]
     try:
         module = importlib.import_module(f"{PACKAGE}.{command.module}")
+        import tyro
+
+        arguments = getattr(module, command.arguments)
+        module.run(tyro.cli(arguments, args=words, prog=f"tandem {name}"))
     except ModuleNotFoundError as error:
-        raise TandemError(_missing(str(error.name))) from error
-    import tyro
-
-    arguments = getattr(module, command.arguments)
-    module.run(tyro.cli(arguments, args=words, prog=f"tandem {name}"))
-
-
-def _missing(module: str) -> str:
-    if module.startswith(PACKAGE):
-        return "this build does not have the command yet."
-    return f"it needs the package {module!r}. Install it with: pip install 'tandem-rec[models]'"
+        package = str(error.name).partition(".")[0]
+        if package in OURS:
+            raise
+        extra = EXTRAS.get(package, "models")
+        told = f"it needs the package {package!r}. In Tandem's folder: pip install -e '.[{extra}]'"
+        raise TandemError(told) from error
 
 
 def _help(words: Sequence[str]) -> int:

@@ -159,10 +159,12 @@ def report(
 def _baselines(
     data: Prepared, asked: list[Case], names: Sequence[str], window: int, seed: int
 ) -> dict[str, np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+    if not names:
+        return found
     from retriever.baselines import fit
 
     sequences = [train_sequence(s) for s in data.sequences()]
-    found = {}
     for name in names:
         fitted = fit(name, sequences, len(data.catalog), seed)
         items_UC, _ = retrieved(fitted, asked, RERANKED, "window", window, name)

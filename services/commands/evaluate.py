@@ -71,6 +71,8 @@ def run(args: Evaluate) -> None:
     for place in (args.json, args.plots):
         if place:
             require_writable(place)
+    if args.plots:
+        from services.plots import draw  # before the work: it wants a package that may be missing
     if args.protocol != "llamarec":
         from services.protocols import run as run_protocol
 
@@ -104,8 +106,6 @@ def run(args: Evaluate) -> None:
         made |= {"wall_seconds": round(time.monotonic() - began, 1), "hardware": hardware()}
         write_text(args.json, json.dumps(made, indent=2) + "\n")
     if args.plots:
-        from services.plots import draw
-
         print("\nplots: " + ", ".join(str(path) for path in draw(made, args.plots)))
 
 

@@ -118,3 +118,20 @@ def test_a_missing_package_is_named_with_the_way_to_get_it(
     monkeypatch.setattr(cli.importlib, "import_module", absent)
     assert cli.main(["demo"]) == 1
     assert "'torch'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "extra"), [("matplotlib.pyplot", "plots"), ("implicit", "baselines"), ("faiss", "models")]
+)
+def test_so_is_one_that_is_missed_later(
+    command: Command, name: str, extra: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command.error = ModuleNotFoundError(f"No module named {name!r}", name=name)
+    assert cli.main(["demo"]) == 1
+    assert f"'.[{extra}]'" in capsys.readouterr().err
+
+
+def test_a_module_of_ours_that_is_missing_is_our_bug(command: Command) -> None:
+    command.error = ModuleNotFoundError("No module named 'shared.gone'", name="shared.gone")
+    with pytest.raises(ModuleNotFoundError):
+        cli.main(["demo"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,15 @@ def test_users_limits_the_cases_evenly(data: Prepared, retriever: LoadedRetrieve
     some: Retrieved = retrieve(data, retriever, "history", users=5)
     everyone = [case.user for case in cases(data, "test")]
     assert [case.user for case in some.cases] == everyone[:: len(everyone) // 5][:5]
+
+
+def test_without_baselines_their_libraries_are_not_needed(
+    data: Prepared, retriever: LoadedRetriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "retriever.baselines", None)
+    assert "lrurec" in report(data, retriever, None, seed=1, users=4)["rows"]
+    with pytest.raises(ModuleNotFoundError):
+        report(data, retriever, None, seed=1, users=4, baselines=["als"])
 
 
 def test_plots_are_drawn_for_what_the_report_holds(made: dict[str, Any], tmp_path: Path) -> None:
