@@ -50,7 +50,7 @@ def section(folder: Path) -> str:
             told.add(behaviour)
     for report in made:
         config = report["ranker"]["config"]
-        name = f"LLaRA, {NAMES[config['behaviour']]}, {config['backbone']}, {_form(config)}"
+        name = f"LLaRA, {NAMES[config['behaviour']]}, {config['backbone']}, {_form(report['ranker'])}"
         ways = [way for way in ("generated", "as served") if way in report["rows"]]
         lines += [_row(f"**{name}**, {way}", report["rows"][way]) for way in ways]
     lines.append("")
@@ -58,15 +58,16 @@ def section(folder: Path) -> str:
         config, trained, hardware = report["ranker"]["config"], report["ranker"]["metrics"], report["hardware"]
         curve = ", ".join(f"{score:.4f} ({prompts:,})" for prompts, score, _ in trained["curve"])
         lines.append(
-            f"`{report['ranker']['name']}`, {_form(config)}: {config['layers'] or 'all'} layers; "
+            f"`{report['ranker']['name']}`, {_form(report['ranker'])}: {config['layers'] or 'all'} layers; "
             f"HitRatio@1 on validation against prompts seen {curve}; {trained['train_seconds']:,.0f} s of training on "
             f"{hardware['cores']} cores ({hardware['cpu']}, {hardware['gpu'] or 'no GPU'}).\n"
         )
     return "\n".join(lines)
 
 
-def _form(config: Mapping[str, Any]) -> str:
-    return f"{config['curriculum']}{' with the user token' if config.get('user') else ''}"
+def _form(ranker: Mapping[str, Any]) -> str:
+    config, prompts = ranker["config"], ranker["metrics"]["curve"][-1][0]
+    return f"{config['curriculum']}{' with the user token' if config.get('user') else ''}, {prompts:,} prompts"
 
 
 def _row(name: str, row: Mapping[str, Any]) -> str:
