@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import os
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
@@ -203,9 +204,10 @@ def _keep_layers(name: str, model: Any, layers: int) -> None:
 
 
 def _quiet() -> None:
-    """Loading bars of other libraries hide our own lines."""
+    """Loading bars of other libraries hide our own lines, and what bitsandbytes misses on a CPU is asked of nobody."""
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    from transformers.utils import logging
+    from transformers.utils import logging as theirs
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    theirs.set_verbosity_error()
+    theirs.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
