@@ -17,9 +17,16 @@ TITLES_ALONE = ("llamarec",)
 """Methods that know an item by its title and nothing else: what they learnt holds for items that came later."""
 
 
-def refit(data: Prepared, retriever: Retriever, retriever_name: str, folder: Path, device: str = "auto") -> Manifest:
-    """Replaces the blend weight in the artifact `folder`; its weights and its golden score stay. Raises CatalogMismatch
-    for a ranker that knows the items of another catalogue."""
+def refit(
+    data: Prepared,
+    retriever: Retriever,
+    retriever_name: str,
+    folder: Path,
+    device: str = "auto",
+    weight: float | None = None,
+) -> Manifest:
+    """Replaces the blend weight in the artifact `folder`; its weights and its golden score stay. weight: to take in
+    place of the fitted one. Raises CatalogMismatch for a ranker that knows the items of another catalogue."""
     before = open_artifact(folder, "ranker")
     if before.method not in TITLES_ALONE:
         data.catalog.require(before.catalog_fingerprint, f"the ranker in {folder}")
@@ -34,7 +41,8 @@ def refit(data: Prepared, retriever: Retriever, retriever_name: str, folder: Pat
         logits_UC, _ = heard(loaded.ranker, everyone, "fit the blend")
         fitted = fit(everyone.scores_UC, logits_UC, everyone.truth_U, before.seed or 0)
         changes = {
-            "extra": before.extra | {"blend": fitted.weight, "blended_with": retriever_name},
+            "extra": before.extra
+            | {"blend": fitted.weight if weight is None else weight, "blended_with": retriever_name},
             "metrics": before.metrics | report(fitted),
         }
         return seal(draft, loaded.manifest.model_copy(update=changes))

@@ -85,6 +85,10 @@ class Blend:
     """The retriever's artifact."""
     ranker: Path
     """The ranker's artifact; its blend weight is replaced, all else stays."""
+    weight: float | None = None
+    """Take this one, 0 (the retriever's order) to 1 (the language model alone), in place of the fitted one, which is
+    shown all the same: for a comparison on real users. Nothing then keeps the answers from being worse than the
+    retriever's."""
     device: str = "auto"
     """auto, cpu or cuda."""
 
@@ -245,10 +249,13 @@ def _blend(args: Blend) -> None:
     from retriever.retrieve import load as load_retriever
     from shared.data.prepared import load
 
+    if args.weight is not None and not 0 <= args.weight <= 1:
+        raise BadInput(f"--weight {args.weight}: 0 to 1")
     data = load(args.data)
     loaded = load_retriever(args.retriever, data.catalog)
-    manifest = refit(data, loaded.retriever, loaded.manifest.name, args.ranker, args.device)
-    print(f"written: {args.ranker} ({manifest.name}), blended with {loaded.manifest.name}")
+    manifest = refit(data, loaded.retriever, loaded.manifest.name, args.ranker, args.device, args.weight)
+    by_hand = "" if args.weight is None else ", the weight as given"
+    print(f"written: {args.ranker} ({manifest.name}), blended with {loaded.manifest.name}{by_hand}")
     _show_blend(manifest)
 
 

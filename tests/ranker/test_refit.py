@@ -48,6 +48,19 @@ def test_fitting_again_to_the_same_retriever_changes_nothing(bpe_folder: Path, t
     assert after.version == before.version
 
 
+def test_a_weight_may_be_given_and_the_fit_is_told_all_the_same(bpe_folder: Path, tmp_path: Path) -> None:
+    before = tiny.trained(tmp_path / "out", bpe_folder)
+    after = refit(tiny.DATA, tiny.Neighbours(tiny.ITEMS), "neighbours@1", tmp_path / "out", "cpu", weight=1.0)
+    assert after.extra["blend"] == 1.0
+    assert after.metrics["blend_curve"] == before.metrics["blend_curve"]
+    loaded = load(tmp_path / "out", tiny.DATA.catalog)
+    alone, blended = (
+        loaded.ranker.rank([History((1, 2))], [[Candidate(3, 9.0), Candidate(4, score)]])[0].candidates
+        for score in (0.0, 99.0)
+    )
+    assert alone == blended, "the retriever has no say"
+
+
 GROWN = tiny.cycle(users=30, length=8, items=tiny.ITEMS + 3)
 
 
