@@ -126,9 +126,10 @@ def test_llaras_slates_stand_beside_the_papers_rows(tmp_path: Path) -> None:
     page = results.page(tmp_path)
     assert page.count("| SASRec | 0.4000 | 0.3000 to 0.5000 | 1.00 |") == 1
     assert "| SASRec (paper) | 0.2233 |  |  |" in page
-    assert "| **LLaRA, SASRec, smollm2-135m, direct**, generated | 0.4000 |" in page
+    assert "| **LLaRA, SASRec, smollm2-135m, direct, 640 prompts**, generated | 0.4000 |" in page
     assert (
-        "curriculum: all layers; HitRatio@1 on validation against prompts seen 0.1000 (320), 0.2000 (640); 71 s" in page
+        "curriculum, 640 prompts: all layers; HitRatio@1 on validation against prompts seen 0.1000 (320), 0.2000 (640)"
+        in page
     )
 
 
