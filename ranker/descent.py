@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor, nn
 
-from ranker.fit import MasterAdamW, load_checkpoint, overwrite, save_checkpoint, schedule
+from ranker.fit import MasterAdamW, give_memory_back, load_checkpoint, overwrite, save_checkpoint, schedule
 from shared.checkpoints import checkpointed
 from shared.progress import progress
 
@@ -94,6 +94,7 @@ def descend(
         run.seconds = time.monotonic() - began
         kept = {f"best.{name}": t for name, t in best.items()}
         save_checkpoint(folder, optimizer.tensors() | kept, dict(identity) | run.facts())
+        give_memory_back()
 
     with (
         progress(what, pace.steps * pace.per_step, "prompts", start=run.step * pace.per_step) as advance,

@@ -30,6 +30,7 @@ from ranker.fit import (
     adapter_weights,
     add_lora,
     by_name,
+    give_memory_back,
     keep_memory,
     load_checkpoint,
     plain_attention,
@@ -275,6 +276,7 @@ class _Run:
         facts = {n: getattr(self, n) for n in _FACTS}
         tensors = optimizer.tensors() | {f"best.{n}": t for n, t in self.best_weights.items()}
         save_checkpoint(self.folder, tensors, self.identity | facts)
+        give_memory_back()
 
     def restore(self, wrapped: object, optimizer: MasterAdamW) -> None:
         tensors, facts = load_checkpoint(self.folder, self.identity)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -208,3 +211,28 @@ def test_no_checkpoint_or_one_of_another_identity_is_refused_and_named(tmp_path:
         load_checkpoint(tmp_path / "run", identity | {"data": "e"})
     with pytest.raises(BadInput, match="begun with another config"):
         load_checkpoint(tmp_path / "run", identity | {"config": {"targets": ("a",), "lr": 0.1}})
+
+
+HOLES = """
+from pathlib import Path
+from resource import getpagesize
+import torch
+from ranker.fit import give_memory_back, keep_memory
+
+def resident_mib():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * getpagesize() / 2**20
+
+keep_memory()
+every_other = [torch.ones(2**20) for _ in range(200)][::2]
+before = resident_mib()
+give_memory_back()
+print(before - resident_mib(), sum(float(t.sum()) for t in every_other) / 2**20)
+"""
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="glibc's")
+def test_holes_in_what_is_kept_are_given_back() -> None:
+    told = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True)
+    given_mib, kept = map(float, told.stdout.split())
+    assert given_mib > 300, "of 400 MiB in holes of 4"
+    assert kept == 100

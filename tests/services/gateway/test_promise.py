@@ -9,9 +9,9 @@ on every rung, because the popularity list fills up what another rung leaves sho
 2,000 most popular items, here the whole catalogue. Of the state of users and items nothing is known while Redis fails,
 but the item states that were read before; then what the answer must hold is what is allowed either way.
 
-In time: within the budget, 10 % and 20 ms. And where nothing fails, nothing is said to fail. A process that the machine
-did not let run is late, or finds another late, without a fault of its own: such an answer is asked for again, alone, and
-only the third in a row counts.
+In time: within the budget, 10 % and 20 ms. And where nothing fails, nothing is said to fail. A process that the
+machine did not let run is late, or finds another late, without a fault of its own: such an answer is asked for again,
+alone, and only the third in a row counts.
 """
 
 from __future__ import annotations
