@@ -17,7 +17,7 @@ from shared.history import History
 from shared.protocols import Retriever
 
 POOL = 20
-TRAIN, FIXED = 1, 2
+TRAIN, FIXED, BINDING = 1, 2, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,15 @@ class Slate:
     history: list[int]
     candidates: list[int]
     right: int
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """asked: places among the candidates. histories: of users who chose those next."""
+
+    candidates: list[int]
+    asked: list[int]
+    histories: list[list[int]]
 
 
 def nexts_of(data: Prepared, config: LLaRAConfig) -> NextData:
@@ -46,6 +55,31 @@ def slates_at(step: int, nexts: Nexts, items: int, retriever: Retriever | None, 
     near = _near(nexts.take(rows_B), retriever, config)
     draws = [np.random.default_rng((config.seed, TRAIN, step, place)) for place in range(len(rows_B))]
     return [_slate(nexts, row, items, one, config, rng) for row, one, rng in zip(rows_B, near, draws, strict=True)]
+
+
+def bindings_at(step: int, nexts: Nexts, items: int, config: LLaRAConfig) -> list[Binding]:
+    """A batch of the binding stage: half of the candidates are what users chose next, the others are random."""
+    wanted = min(config.candidates, items)
+    rows = rows_at(step, config.batch * -(-wanted // 2), len(nexts), config.seed)
+    draws = [np.random.default_rng((config.seed, BINDING, step, place)) for place in range(config.batch)]
+    return [
+        _binding(nexts, rows_K, items, wanted, rng)
+        for rows_K, rng in zip(np.split(rows, config.batch), draws, strict=True)
+    ]
+
+
+def _binding(nexts: Nexts, rows_K: np.ndarray, items: int, wanted: int, rng: np.random.Generator) -> Binding:
+    """Of two users who chose the same, the later one counts."""
+    histories = {int(nexts.nexts_N[row]): real(nexts.histories_NL[row]) for row in rows_K}
+    listed = list(histories)
+    while len(listed) < wanted:
+        item = int(rng.integers(items)) + 1
+        if item not in listed:
+            listed.append(item)
+    order = rng.permutation(wanted)
+    asked = [place for place, one in enumerate(order) if one < len(histories)]
+    candidates = [listed[one] for one in order]
+    return Binding(candidates, asked, [histories[candidates[place]] for place in asked])
 
 
 def fixed_slates(nexts: Nexts, items: int, retriever: Retriever | None, config: LLaRAConfig) -> list[Slate]:

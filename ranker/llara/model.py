@@ -13,8 +13,8 @@ from torch import Tensor
 
 from ranker.backbone import Backbone
 from ranker.behaviour.model import Behaviour
-from ranker.engines.soft import batched, branch_log_likelihoods, last_states, states
-from ranker.llara.batches import Slate
+from ranker.engines.soft import batched, branch_log_likelihoods, last_states, packed_states, states
+from ranker.llara.batches import Binding, Slate
 from ranker.llara.prompt import HybridPrompts
 from ranker.packed import Group
 from ranker.projector import Projector, unit_scale
@@ -42,6 +42,20 @@ class LLaRA:
         fill = self.filling([slate.history for slate in batch])
         told = zip(states(self.base, whole, fill), prompts, strict=True)
         hidden_ND = torch.cat([hidden_TD[len(prompt) - 1 :] for hidden_TD, prompt in told])
+        target_N = torch.tensor([token for answer in answers for token in answer], device=self.base.device)
+        return F.cross_entropy(self.base.model.lm_head(hidden_ND).float(), target_N)
+
+    def binding_loss(self, batch: Sequence[Binding]) -> Tensor:
+        """The same loss of many users' answers over the same candidates: a forward for each slate, not each user."""
+        groups, answers, first = [], [], 0
+        for one in batch:
+            prefix, branches = self.prompts.binding(one.candidates, self.behavioural, one.asked, first)
+            groups.append(Group(prefix, branches))
+            answers.append([t for place in one.asked for t in self.prompts.right(one.candidates, place)])
+            first += len(one.asked)
+        fill = self.filling([history for one in batch for history in one.histories])
+        told = zip(packed_states(self.base, groups, fill), groups, strict=True)
+        hidden_ND = torch.cat([hidden_TD[len(group.prefix) : len(group)] for hidden_TD, group in told])
         target_N = torch.tensor([token for answer in answers for token in answer], device=self.base.device)
         return F.cross_entropy(self.base.model.lm_head(hidden_ND).float(), target_N)
 

@@ -55,13 +55,18 @@ class HybridPrompts:
         """behavioural[i]: item i shows its behavioural token; all False is the text-only prompt. number: of the user
         among those that are asked at once; its slot stands behind the items'."""
         kept = list(history[-self.max_history :]) if self.max_history else []
-        told = [token for item in kept for token in self._item(item, behavioural)]
-        pool = [
-            token
-            for item, letter in zip(candidates, self.letters, strict=False)
-            for token in [*self._item(item, behavioural), *letter]
-        ]
-        return self.head + told + self.pool + pool + self.cue + self._user(kept, behavioural, number)
+        return self._until_user(kept, candidates, behavioural) + self._user(kept, behavioural, number)
+
+    def binding(
+        self, candidates: Sequence[int], behavioural: Sequence[bool], asked: Sequence[int], first: int
+    ) -> tuple[list[int], list[list[int]]]:
+        """The prefix that holds the candidates and no history, and a branch for each place in `asked`: the token of
+        user `first`, `first` + 1, ..., then the answer but its last token."""
+        users = range(
+            self.vocabulary + len(self.titles) + first, self.vocabulary + len(self.titles) + first + len(asked)
+        )
+        branches = [[user, *self.right(candidates, place)[:-1]] for user, place in zip(users, asked, strict=True)]
+        return self._until_user([], candidates, behavioural), branches
 
     @property
     def end_size(self) -> int:
@@ -73,6 +78,15 @@ class HybridPrompts:
         if self.answer == "letter":
             return [self.labels[place]]
         return [*self.titles[candidates[place]], self.end]
+
+    def _until_user(self, history: Sequence[int], candidates: Sequence[int], behavioural: Sequence[bool]) -> list[int]:
+        told = [token for item in history for token in self._item(item, behavioural)]
+        pool = [
+            token
+            for item, letter in zip(candidates, self.letters, strict=False)
+            for token in [*self._item(item, behavioural), *letter]
+        ]
+        return self.head + told + self.pool + pool + self.cue
 
     def _item(self, item: int, behavioural: Sequence[bool]) -> list[int]:
         mark = [self.vocabulary + item] if behavioural[item] else self.mark

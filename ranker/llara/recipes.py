@@ -38,6 +38,9 @@ class LLaRAConfig:
     """The sequential model's vector of the user ends the prompt, projected as an item's is, and an item's token stands
     before its title: the answer is what followed the token most like the last. Not the paper's; a small backbone
     learns it in hundreds of prompts."""
+    binding_prompts: int = 0
+    """Prompts of a stage before, with user=true: candidates without a history, and users who chose each of half of them
+    next. The users do not see one another, so that ten answers cost one forward. Not the paper's."""
     candidates: int = 20
     behaviour_epochs: int = 100
     """At most, of the small recommender; it stops when it gets no better."""
@@ -129,7 +132,7 @@ def configure(recipe: str, overrides: dict[str, str]) -> LLaRAConfig:
     ):
         if getattr(config, name) < 1:
             raise BadInput(f"{name}={getattr(config, name)}: at least 1")
-    for name in ("prompts", "warmup", "layers", "lora_first_layer", "seed"):
+    for name in ("prompts", "binding_prompts", "warmup", "layers", "lora_first_layer", "seed"):
         if getattr(config, name) < 0:
             raise BadInput(f"{name}={getattr(config, name)}: 0 or more")
     if not 2 <= config.candidates <= len(LETTERS):
@@ -140,6 +143,11 @@ def configure(recipe: str, overrides: dict[str, str]) -> LLaRAConfig:
         raise BadInput(f"behaviour_decays={config.behaviour_decays}: one or more numbers, 0 or above")
     if config.behaviour in ("mf", "lightgcn", "din"):
         raise BadInput(f"behaviour={config.behaviour} knows no sequence: take gru4rec, caser, sasrec or lrurec")
+    if config.binding_prompts and (not config.user or config.curriculum == "text"):
+        raise BadInput(
+            f"binding_prompts={config.binding_prompts} ask for users' tokens: set user=true, and curriculum to another "
+            "than text."
+        )
     if config.sequential and config.behaviour == "lrurec":
         raise BadInput(f"sequential={config.sequential}: behaviour=lrurec is the retriever's own model already")
     return config

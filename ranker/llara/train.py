@@ -23,7 +23,7 @@ from ranker.blend import report as blend_report
 from ranker.descent import Pace, Progress, descend
 from ranker.evaluate import ask
 from ranker.fit import ADAPTER, add_lora, by_name, keep_memory, plain_attention, require_checkpoint
-from ranker.llara.batches import Slate, fixed_slates, nexts_of, slates_at
+from ranker.llara.batches import Slate, bindings_at, fixed_slates, nexts_of, slates_at
 from ranker.llara.curriculum import is_hybrid
 from ranker.llara.evaluate import by_score
 from ranker.llara.model import LLaRA, sr2llm
@@ -84,7 +84,7 @@ def train(
     valid = fixed_slates(_some(nexts.valid, config.validation_rows, config.seed), items, retriever, config)
     typical = fixed_slates(nexts.train.take(np.arange(min(TYPICAL, len(nexts.train)))), items, None, config)
     plain_attention(base.model, max(len(model.prompt(slate.history, slate.candidates, True)) for slate in typical))
-    pace = _pace(config, len(nexts.train))
+    pace = _pace(config, config.prompts or len(nexts.train))
     learning = {n: p for n, p in wrapped.named_parameters() if p.requires_grad}
     learning |= {f"projector.{n}": p for n, p in projector.named_parameters()}
     served = scorer(model, config)
@@ -94,16 +94,26 @@ def train(
         batch = slates_at(at, nexts.train, items, retriever, config)
         return model.loss(batch, is_hybrid(config.curriculum, at // config.accumulate, pace.steps, config.seed))
 
+    def binding_loss_at(at: int) -> Tensor:
+        wrapped.train()
+        return model.binding_loss(bindings_at(at, nexts.train, items, config))
+
     def validate() -> float:
         wrapped.eval()
         return hit_ratio(served, valid)
 
     identity = {"config": asdict(config), "data": data.digest}
+    bound = Progress()
+    if config.binding_prompts:
+        begin = _pace(config, config.binding_prompts)
+        bound = descend(
+            "train llara, binding", learning, begin, binding_loss_at, validate, folder / "binding", identity, resume
+        )
     run = descend("train llara", learning, pace, loss_at, validate, folder / "run", identity, resume)
     wrapped.eval()
     settle(projector, config.precision)
     fitted = _blend(data, retriever, served, config) if isinstance(data, Prepared) and retriever else None
-    return _write(data, nexts, recorded, model, wrapped, served, run, chosen, fitted, retriever_name, out)
+    return _write(data, nexts, recorded, model, wrapped, served, bound, run, chosen, fitted, retriever_name, out)
 
 
 def hit_ratio(scorer: LLaRAScorer, slates: list[Slate]) -> float:
@@ -150,9 +160,9 @@ def _some(nexts: Nexts, wanted: int, seed: int) -> Nexts:
     return nexts.take(np.random.default_rng((seed, 4)).permutation(len(nexts))[:wanted])
 
 
-def _pace(config: LLaRAConfig, rows: int) -> Pace:
+def _pace(config: LLaRAConfig, prompts: int) -> Pace:
     return Pace(
-        prompts=config.prompts or rows,
+        prompts=prompts,
         batch=config.batch,
         accumulate=config.accumulate,
         learning_rate=config.learning_rate,
@@ -177,6 +187,7 @@ def _write(
     model: LLaRA,
     wrapped: Any,
     served: LLaRAScorer,
+    bound: Progress,
     run: Progress,
     chosen: Selected,
     fitted: Fit | None,
@@ -203,7 +214,8 @@ def _write(
             metrics={
                 "valid_hit_ratio@1": run.best,
                 "best_prompts": run.best_prompts,
-                "train_seconds": round(run.seconds, 1),
+                "train_seconds": round(bound.seconds + run.seconds, 1),
+                "binding_curve": bound.curve,
                 "curve": run.curve,
                 "behaviour": {"mrr": chosen.score, "weight_decay": chosen.weight_decay},
             }

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ranker.llara.batches import fixed_slates, nexts_of, slates_at
+from ranker.llara.batches import bindings_at, fixed_slates, nexts_of, slates_at
 from shared.data.llara import windows
 from shared.data.pairs import real
 from shared.data.split import train_sequence
@@ -80,3 +80,20 @@ def test_a_small_catalogue_gives_short_slates() -> None:
     small = nexts_of(tiny.prepared([[1, 2, 3, 4, 5, 6]] * 3, tiny.catalog(8)), config)
     for slate in fixed_slates(small.test, 8, None, config):
         assert sorted(slate.candidates) == [1, 6, 7, 8]
+
+
+def test_a_binding_asks_users_about_what_they_chose_next() -> None:
+    rows = {(tuple(real(h)), int(n)) for h, n in zip(DATA.train.histories_NL, DATA.train.nexts_N, strict=True)}
+    places = Counter[int]()
+    for step in range(40):
+        for one in bindings_at(step, DATA.train, tiny.ITEMS, CONFIG):
+            assert len(set(one.candidates)) == len(one.candidates) == 10
+            assert 1 <= len(one.asked) == len(one.histories) <= 5
+            chosen = [one.candidates[place] for place in one.asked]
+            assert {(tuple(h), item) for h, item in zip(one.histories, chosen, strict=True)} <= rows
+            places.update(one.asked)
+    assert set(places) == set(range(10))
+    assert bindings_at(3, DATA.train, tiny.ITEMS, CONFIG) == bindings_at(3, DATA.train, tiny.ITEMS, CONFIG)
+    assert bindings_at(3, DATA.train, tiny.ITEMS, CONFIG) != bindings_at(4, DATA.train, tiny.ITEMS, CONFIG)
+    for one in bindings_at(0, DATA.train, 6, CONFIG):
+        assert len(one.candidates) <= 6

@@ -11,9 +11,11 @@ import torch
 from torch import Tensor
 
 from ranker.backbone import Backbone
-from ranker.llara.batches import Slate
+from ranker.engines.soft import states
+from ranker.llara.batches import Binding, Slate
 from ranker.llara.generate import generate, named, told_titles
 from ranker.llara.model import LLaRA, sr2llm
+from ranker.llara.prompt import Answer
 from tests.ranker.llara import made
 
 BATCH = [Slate([5, 9, 2], [7, 3, 30, 11], 1), Slate([1], [4, 8], 0)]
@@ -57,6 +59,25 @@ def test_the_loss_is_the_papers_over_the_answers_tokens(bpe: Backbone, hybrid: b
         total -= slow.log_probability(model.prompt(slate.history, slate.candidates, hybrid), answer)
         tokens += len(answer)
     assert float(model.loss(BATCH, hybrid)) == pytest.approx(total / tokens, rel=1e-5)
+
+
+@pytest.mark.parametrize("answer", ["title", "letter"])
+@torch.no_grad()
+def test_a_bindings_users_do_not_see_one_another(bpe: Backbone, answer: Answer) -> None:
+    """Each as a prompt of its own without a history, that ends with the token of a user who has one."""
+    model = made.model(bpe, answer, user=True)
+    batch = [Binding([7, 3, 30, 11], [2, 1], [[5, 9], [2]]), Binding([4, 8], [0], [[1, 2, 3]])]
+    total, tokens = 0.0, 0
+    for one in batch:
+        for place, history in zip(one.asked, one.histories, strict=True):
+            nobodys = model.prompt([], one.candidates, True)[: -len(model.prompts.mark)]
+            prompt = [*nobodys, model.prompt(history, one.candidates, True)[-1]]
+            right = model.prompts.right(one.candidates, place)
+            [hidden_TD] = states(model.base, [prompt + right[:-1]], model.filling([history]))
+            log_NV = torch.log_softmax(model.base.model.lm_head(hidden_TD[len(prompt) - 1 :]).double(), dim=-1)
+            total -= float(log_NV.gather(1, torch.tensor(right)[:, None]).sum())
+            tokens += len(right)
+    assert float(model.binding_loss(batch)) == pytest.approx(total / tokens, rel=1e-4)
 
 
 @torch.no_grad()

@@ -40,6 +40,7 @@ def artifacts(bpe_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
         "again": {},
         "caser": {"behaviour": "caser"},
         "user": {"user": True},
+        "bound": {"user": True, "binding_prompts": 16},
     }
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backbone, "best_dtype", lambda device: torch.float32)
@@ -122,6 +123,16 @@ def test_curricula_part_and_text_alone_never_moves_the_projector(artifacts: dict
 def test_the_sequential_model_is_frozen(artifacts: dict[str, Path]) -> None:
     assert same(artifacts["title"], artifacts["direct"], FILE)
     assert same(artifacts["title"], artifacts["text"], FILE)
+
+
+def test_a_binding_stage_comes_first_and_teaches_titles(artifacts: dict[str, Path]) -> None:
+    plain, bound = (open_artifact(artifacts[kind], "ranker").metrics for kind in ("user", "bound"))
+    assert not plain["binding_curve"]
+    assert [prompts for prompts, *_ in bound["binding_curve"]] == [16]
+    assert bound["curve"][0][2] < plain["curve"][0][2]
+    for wrong in ({}, {"user": "true", "curriculum": "text"}):
+        with pytest.raises(BadInput, match="users' tokens"):
+            configure("demo", {"binding_prompts": "8", **wrong})
 
 
 def test_the_loss_comes_down(bpe_folder: Path, tmp_path: Path) -> None:
