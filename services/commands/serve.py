@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
@@ -11,6 +12,7 @@ import tyro
 from shared.errors import BadInput
 
 if TYPE_CHECKING:
+    from services.http.settings import HttpSettings
     from services.ranking.settings import RankingSettings
     from services.releases.settings import ReleaseSettings
 
@@ -123,8 +125,6 @@ def _all(args: All) -> None:
     from services import embedded
     from services.gateway.settings import GatewaySettings
     from services.gateway.stores import MemoryHistories
-    from services.http import logs
-    from services.http.door import require_closed
     from services.http.settings import read
     from services.process import serve
     from services.ranking.settings import RankingSettings
@@ -133,8 +133,7 @@ def _all(args: All) -> None:
     from services.retrieval.settings import RetrievalSettings
 
     settings, stages = read(GatewaySettings), _run_by(args.engine, _with(args.registry, read(RankingSettings)))
-    require_closed(args.host, settings.api_keys_file is not None, settings.allow_open, MAKE_KEYS)
-    logs.configure(settings.log_level)
+    _begin(args.host, settings.api_keys_file is not None, settings, MAKE_KEYS)
     catalogs, metrics = Catalogs(), CollectorRegistry()
     prepared = catalogs.prepared(args.data or start.current_data(stages))
     retrieval = start.retrieval(args.data, args.retriever, _with(args.registry, read(RetrievalSettings)), catalogs)
@@ -149,21 +148,16 @@ def _gateway(args: Gateway) -> None:
     from services.gateway.app import create
     from services.gateway.settings import GatewaySettings
     from services.gateway.stores import NoHistories, open_histories
-    from services.http import logs
-    from services.http.door import require_closed
     from services.http.settings import read
     from services.process import serve
 
     settings = read(GatewaySettings)
-    require_closed(args.host, settings.api_keys_file is not None, settings.allow_open, MAKE_KEYS)
-    logs.configure(settings.log_level)
+    _begin(args.host, settings.api_keys_file is not None, settings, MAKE_KEYS)
     data = args.data or (_current_data(args.registry) if args.registry else None)
     serve(create(settings, open_histories(data) if data else NoHistories()), args.host, args.port, settings)
 
 
 def _retrieval(args: Retrieval) -> None:
-    from services.http import logs
-    from services.http.door import require_closed
     from services.http.settings import read
     from services.process import serve
     from services.releases import start
@@ -172,8 +166,7 @@ def _retrieval(args: Retrieval) -> None:
     from services.retrieval.settings import RetrievalSettings
 
     settings = _with(args.registry, read(RetrievalSettings))
-    require_closed(args.host, settings.internal_secret is not None, settings.allow_open, SIGN_CALLS)
-    logs.configure(settings.log_level)
+    _begin(args.host, settings.internal_secret is not None, settings, SIGN_CALLS)
     releases = start.retrieval(args.data, args.retriever, settings, Catalogs())
     serve(create(settings, releases), args.host, args.port, settings)
 
@@ -181,8 +174,6 @@ def _retrieval(args: Retrieval) -> None:
 def _ranking(args: Ranking) -> None:
     from prometheus_client import CollectorRegistry
 
-    from services.http import logs
-    from services.http.door import require_closed
     from services.http.settings import read
     from services.process import serve
     from services.ranking.app import create
@@ -193,11 +184,22 @@ def _ranking(args: Ranking) -> None:
     if args.data and not args.ranker:
         raise BadInput(NO_RANKER)
     settings = _run_by(args.engine, _with(args.registry, read(RankingSettings)))
-    require_closed(args.host, settings.internal_secret is not None, settings.allow_open, SIGN_CALLS)
-    logs.configure(settings.log_level)
+    _begin(args.host, settings.internal_secret is not None, settings, SIGN_CALLS)
     metrics = CollectorRegistry()
     releases = start.ranking(args.data, args.ranker, settings, Catalogs(), metrics, args.backbone, args.device)
     serve(create(settings, releases, metrics), args.host, args.port, settings)
+
+
+def _begin(host: str, locked: bool, settings: HttpSettings, how: str) -> None:
+    """What comes before anything is loaded: may it listen there, its log, and variables that were misspelt."""
+    from services.commands.settings import misspelt
+    from services.http import logs
+    from services.http.door import require_closed
+
+    require_closed(host, locked, settings.allow_open, how)
+    logs.configure(settings.log_level)
+    for said in misspelt(os.environ):
+        logs.log.warning(said)
 
 
 def _current_data(registry: Path) -> Path:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Literal, get_args
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
@@ -26,11 +27,14 @@ ELSEWHERE = {
     "TANDEM_KERNELS": "Where the CPU kernels are kept, compiled; `off`: torch's own operators alone; unset: the cache.",
 }
 """What is read without a settings class."""
+ALIKE = 0.85
+SHOW = " `tandem settings` shows all there are."
 BOUNDS = ((Ge, "ge", "from {}"), (Gt, "gt", "above {}"), (Le, "le", "to {}"), (Lt, "lt", "below {}"))
 PAGE = """# Settings
 
 Made by `make generated` out of the classes that read them; a test holds it to them. `tandem settings` shows the same.
-Variables of the environment are all there is: `tandem serve` reads them once, and names the one that it cannot take.
+Variables of the environment are all there is: `tandem serve` reads them once, and names the one that it cannot take,
+or that nothing reads.
 `serve all` reads those of all three services. A secret is never shown, not even in an error.
 
 | variable | default | values | service | meaning |
@@ -97,6 +101,17 @@ def variables(services: Sequence[str] = tuple(SERVICES)) -> list[Variable]:
         for name, field in SERVICES[service].model_fields.items():
             found.setdefault(PREFIX + name.upper(), {})[service] = field
     return [Variable(name, fields) for name, fields in found.items()]
+
+
+def misspelt(names: Iterable[str]) -> list[str]:
+    """What to say of variables with our prefix that nothing reads."""
+    known = [variable.name for variable in variables()] + list(ELSEWHERE)
+    unknown = sorted(name for name in names if name.startswith(PREFIX) and name not in known)
+    near = {name: get_close_matches(name, known, n=1, cutoff=ALIKE) for name in unknown}
+    return [
+        f"{name} is read by nothing" + (f"; did you mean {near[name][0]}?" if near[name] else ".") + SHOW
+        for name in unknown
+    ]
 
 
 def text(rows: Sequence[Variable]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from services import cli
 from tests.services.keys import added
@@ -89,3 +90,15 @@ def test_the_environment_names_the_registry_and_the_command_line_comes_first(
     assert cli.main(["serve", service, "--registry", str(tmp_path / "b")]) == REFUSED
     told = capsys.readouterr().err.splitlines()
     assert [str(tmp_path / name) in line for name, line in zip("ab", told, strict=True)] == [True, True]
+
+
+def test_a_variable_that_nothing_reads_is_named_with_the_one_that_was_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TANDEM_MAX_QUEU", "3")
+    monkeypatch.setenv("TANDEM_WEATHER", "fine")
+    monkeypatch.setenv("TANDEM_CACHE", "/somewhere")
+    with capture_logs() as logged:
+        assert serve("gateway", "127.0.0.1") == NO_ARTIFACT
+    told = [line["event"] for line in logged if line["log_level"] == "warning"]
+    assert len(told) == 2
+    assert "TANDEM_MAX_QUEU is read by nothing; did you mean TANDEM_MAX_QUEUE?" in told[0]
+    assert "TANDEM_WEATHER is read by nothing. `tandem settings`" in told[1]
