@@ -114,9 +114,9 @@ class Proxy:
                 continue
             if self._kind == "cut" and answers:
                 piece, self._left = piece[: self._left], max(0, self._left - len(piece))
+            self.carried += len(piece) * answers  # before: who has read an answer finds it counted
             writer.write(piece)
             await writer.drain()
-            self.carried += len(piece) * answers
             if self._kind == "cut" and self._left == 0:
                 raise _BrokenOff
         raise _BrokenOff
