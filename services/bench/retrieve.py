@@ -22,6 +22,7 @@ from services.bench.encode import HISTORIES, ROOM, encode
 from services.bench.indexes import others
 from services.bench.machine import load_average, machine
 from services.bench.made_up import USERS, D, made_up, model_of
+from services.bench.processes import redis_binary
 from services.bench.timing import CALLS, figures, timed
 from services.retrieval.service import RetrievalService
 from shared.catalog import Catalog, Item
@@ -44,6 +45,8 @@ class Settings:
 
 
 def run(settings: Settings, said: Callable[[str], None] = lambda line: None) -> dict[str, Any]:
+    """Raises BadInput where there is no redis-server for the states."""
+    redis_binary()
     sizes = []
     for items in settings.sizes:
         sizes.append(_size(items, settings))
