@@ -67,7 +67,9 @@ def section(folder: Path) -> str:
 
 def _form(ranker: Mapping[str, Any]) -> str:
     config, prompts = ranker["config"], ranker["metrics"]["curve"][-1][0]
-    return f"{config['curriculum']}{' with the user token' if config.get('user') else ''}, {prompts:,} prompts"
+    bound = config.get("binding_prompts")
+    after = f" after {bound:,} of binding" if bound else ""
+    return f"{config['curriculum']}{' with the user token' if config.get('user') else ''}, {prompts:,} prompts{after}"
 
 
 def _row(name: str, row: Mapping[str, Any]) -> str:
