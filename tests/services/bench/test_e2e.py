@@ -19,7 +19,6 @@ from shared.wire.recommend import RecommendRequest
 from tests.retriever import tiny
 
 USERS = tiny.noise(users=100, length=60, items=200)
-DEMO = Path("artifacts/demo")
 
 
 def test_every_body_is_a_request_of_the_catalogue_and_only_the_cached_come_again() -> None:
@@ -87,11 +86,11 @@ def test_what_is_not_there_is_told_before_anything_starts(tmp_path: Path, capsys
 
 
 @pytest.mark.real
-@pytest.mark.skipif(not DEMO.is_dir(), reason="needs what `make demo` leaves in artifacts/demo")
-def test_a_short_run_measures_every_row_and_what_it_says() -> None:
+def test_a_short_run_measures_every_row_and_what_it_says(tmp_path: Path) -> None:
+    assert main(["data", "prepare", "--dataset", "ml-100k", "--out", str(tmp_path / "ml-100k")]) == 0
     settings = Settings(
-        data=DEMO / "ml-100k",
-        retriever=DEMO / "retriever",
+        data=tmp_path / "ml-100k",
+        retriever=Path("retriever/shipped/lrurec-ml-100k"),
         ranker=Path("ranker/shipped/llamarec-ml-100k"),
         seconds=3,
         load=0.3,
