@@ -42,8 +42,7 @@ class LLaRA:
         fill = self.filling([slate.history for slate in batch])
         told = zip(states(self.base, whole, fill), prompts, strict=True)
         hidden_ND = torch.cat([hidden_TD[len(prompt) - 1 :] for hidden_TD, prompt in told])
-        target_N = torch.tensor([token for answer in answers for token in answer], device=self.base.device)
-        return F.cross_entropy(self.base.model.lm_head(hidden_ND).float(), target_N)
+        return self._cross_entropy(hidden_ND, answers)
 
     def binding_loss(self, batch: Sequence[Binding]) -> Tensor:
         """The same loss of many users' answers over the same candidates: a forward for each slate, not each user."""
@@ -56,6 +55,10 @@ class LLaRA:
         fill = self.filling([history for one in batch for history in one.histories])
         told = zip(packed_states(self.base, groups, fill), groups, strict=True)
         hidden_ND = torch.cat([hidden_TD[len(group.prefix) : len(group)] for hidden_TD, group in told])
+        return self._cross_entropy(hidden_ND, answers)
+
+    def _cross_entropy(self, hidden_ND: Tensor, answers: Sequence[Sequence[int]]) -> Tensor:
+        """hidden_ND: the state before each token of the answers, one after another."""
         target_N = torch.tensor([token for answer in answers for token in answer], device=self.base.device)
         return F.cross_entropy(self.base.model.lm_head(hidden_ND).float(), target_N)
 

@@ -62,10 +62,7 @@ class HybridPrompts:
     ) -> tuple[list[int], list[list[int]]]:
         """The prefix that holds the candidates and no history, and a branch for each place in `asked`: the token of
         user `first`, `first` + 1, ..., then the answer but its last token."""
-        users = range(
-            self.vocabulary + len(self.titles) + first, self.vocabulary + len(self.titles) + first + len(asked)
-        )
-        branches = [[user, *self.right(candidates, place)[:-1]] for user, place in zip(users, asked, strict=True)]
+        branches = [[self._slot(first + n), *self.right(candidates, place)[:-1]] for n, place in enumerate(asked)]
         return self._until_user([], candidates, behavioural), branches
 
     @property
@@ -96,4 +93,8 @@ class HybridPrompts:
         if not self.user:
             return []
         known = any(behavioural[item] for item in history)
-        return [self.vocabulary + len(self.titles) + number] if known else self.mark
+        return [self._slot(number)] if known else self.mark
+
+    def _slot(self, number: int) -> int:
+        """A user's, behind the items'."""
+        return self.vocabulary + len(self.titles) + number
