@@ -16,14 +16,16 @@ from ranker.behaviour.lrurec import LRURec
 from ranker.behaviour.mf import MF
 from ranker.behaviour.model import Behaviour, Sizes
 from ranker.behaviour.sasrec import SASRec
+from ranker.behaviour.svdpp import SVDpp
 from ranker.weights import Precision
 from shared.errors import BadArtifact
 
 FILE = "behaviour.safetensors"
 
-Name = Literal["mf", "lightgcn", "sasrec", "din", "gru4rec", "caser", "lrurec"]
+Name = Literal["mf", "svdpp", "lightgcn", "sasrec", "din", "gru4rec", "caser", "lrurec"]
 MODELS: dict[str, Callable[[Sizes], Behaviour]] = {
     "mf": MF,
+    "svdpp": SVDpp,
     "lightgcn": LightGCN,
     "sasrec": SASRec,
     "din": DIN,

@@ -19,8 +19,8 @@ from shared.data.pairs import PairData, Pairs
 from shared.errors import BadInput
 from shared.progress import progress
 
-WIDTHS = {"mf": 256, "lightgcn": 64, "sasrec": 64, "din": 64}
-"""Of the collaborative models (section 5.1.4)."""
+WIDTHS = {"mf": 256, "svdpp": 64, "lightgcn": 64, "sasrec": 64, "din": 64}
+"""Of the collaborative models (section 5.1.4; SVD++ is ours)."""
 DECAYS = (1e-3, 1e-2, 1e-1)
 CHUNK = 64
 """Prompts of one call."""

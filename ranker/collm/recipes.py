@@ -169,7 +169,9 @@ def configure(recipe: str, overrides: dict[str, str], text_only: bool = False) -
     if min(config.negatives, config.behaviour_negatives) < 1:
         raise BadInput(f"negatives={config.negatives}: at least 1, or there is nothing to tell apart")
     if config.behaviour in ("gru4rec", "caser"):
-        raise BadInput(f"behaviour={config.behaviour} knows sequences only: take mf, lightgcn, sasrec, din or lrurec")
+        raise BadInput(
+            f"behaviour={config.behaviour} knows sequences only: take mf, svdpp, lightgcn, sasrec, din or lrurec"
+        )
     if config.teacher and config.behaviour == "lrurec":
         raise BadInput(f"teacher={config.teacher}: lrurec gives scores and no probabilities; take another behaviour")
     if config.together and not config.packed:

@@ -141,7 +141,7 @@ def configure(recipe: str, overrides: dict[str, str]) -> LLaRAConfig:
         raise BadInput(f"hard={config.hard}: a share, 0 to 1")
     if not config.behaviour_decays or min(config.behaviour_decays) < 0:
         raise BadInput(f"behaviour_decays={config.behaviour_decays}: one or more numbers, 0 or above")
-    if config.behaviour in ("mf", "lightgcn", "din"):
+    if config.behaviour in ("mf", "svdpp", "lightgcn", "din"):
         raise BadInput(f"behaviour={config.behaviour} knows no sequence: take gru4rec, caser, sasrec or lrurec")
     if config.binding_prompts and (not config.user or config.curriculum == "text"):
         raise BadInput(

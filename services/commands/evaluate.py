@@ -44,8 +44,8 @@ class Evaluate:
     """llara: the folder of the paper's MovieLens rows, where --data is all of ML-100K, prepared."""
     baselines: tuple[str, ...] = ()
     """als, item-knn: rows on the same split, from the library implicit (extra `baselines`). With --protocol collm and
-    no --ranker mf, lightgcn, sasrec, din: the collaborative models alone, trained on the spot. With --protocol cllm4rec
-    multi-vae, from the library cornac, trained on the ranker's own split."""
+    no --ranker mf, svdpp, lightgcn, sasrec, din: the collaborative models alone, trained on the spot. With --protocol
+    cllm4rec multi-vae, from the library cornac, trained on the ranker's own split."""
     lists: Lists = ()
     """A row for another system: a file of its lists (CSV, TSV, JSON lines or Parquet; user_id and item_id, each user's
     rows best first, made without the last item); repeat it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,12 +15,14 @@ from ranker.behaviour.fit import FitConfig, fit_nexts, fit_pairs, next_mrr, next
 from ranker.behaviour.lightgcn import LightGCN
 from ranker.behaviour.model import Behaviour, Sizes
 from ranker.behaviour.models import FILE, MODELS, load, save
+from ranker.behaviour.svdpp import SWIFT, SVDpp
 from ranker.weights import Precision
 from retriever import retrieve
 from retriever.lrurec import LRURec as Original
 from retriever.lrurec import LRURecConfig
 from retriever.recipes import TrainConfig
 from retriever.train import train
+from shared.catalog import PAD
 from shared.data.llara import windows
 from shared.data.pairs import Nexts, Pairs, left_padded
 from shared.errors import CatalogMismatch
@@ -57,7 +60,7 @@ def test_order_is_learnt(name: str) -> None:
     assert mrr == next_mrr(model, orderly())
 
 
-@pytest.mark.parametrize("name", ["mf", "lightgcn", "sasrec", "din"])
+@pytest.mark.parametrize("name", ["mf", "svdpp", "lightgcn", "sasrec", "din"])
 def test_taste_is_learnt(name: str) -> None:
     model, auc = fit_pairs(name, sizes(), tastes(0), tastes(1, 500), FITTED, CPU)
     assert auc > 0.9
@@ -115,6 +118,35 @@ def test_lightgcn_is_the_mean_over_layers_of_a_dense_float64_graph() -> None:
     np.testing.assert_allclose(model.item_vectors(items_N).detach(), expected[[6, 10]], atol=1e-6)
 
 
+def test_svdpp_is_biases_and_a_product_with_what_the_user_is_and_has() -> None:
+    pairs = tastes(0, 200)
+    pairs.histories_NL[:, :2] = PAD
+    pairs.histories_NL[0] = PAD
+    model, _ = fit_pairs("svdpp", sizes(), pairs, pairs, FitConfig(epochs=3), CPU)
+    assert isinstance(model, SVDpp)
+    users, items, implicit = (t.weight.double().numpy() for t in (model.users, model.items, model.implicit))
+    expected = []
+    for user, item, history in zip(pairs.users_N, pairs.items_N, pairs.histories_NL, strict=True):
+        own = [j for j in history.tolist() if j != PAD]
+        vector = users[user, :-2] + sum((implicit[j] for j in own), np.zeros(14)) / math.sqrt(max(1, len(own)))
+        biases = float(model.mean) + users[user, -1] + items[item, -1]
+        expected.append(SWIFT * biases + float(vector @ items[item, :-2]))
+    np.testing.assert_allclose(pair_logits(model, pairs), expected, atol=1e-6)
+    assert np.abs(implicit).max() > 0
+    assert np.abs(users[1:]).max() > 0
+
+
+def test_svdpp_knows_a_user_by_the_history_too_and_says_of_others_what_is_said_of_the_item() -> None:
+    seen = tastes(0)
+    known = seen.take(np.flatnonzero(seen.users_N <= 30))
+    model, _ = fit_pairs("svdpp", sizes(), known, known, FitConfig(epochs=2), CPU)
+    users_B, histories_BL = torch.tensor([30, 35, 35, 0]), torch.tensor([[0, 0], [0, 3], [0, 0], [0, 0]])
+    assert model.knows_users(users_B, histories_BL).tolist() == [True, True, False, False]
+    item_B = torch.tensor([5, 5])
+    stranger, nobody = model.logits(torch.tensor([35, 0]), histories_BL[2:], item_B)
+    assert stranger == nobody != 0
+
+
 def test_dins_user_depends_on_the_item_that_is_asked_about() -> None:
     torch.manual_seed(0)
     model = MODELS["din"](sizes()).eval()
@@ -158,7 +190,7 @@ def test_a_retrievers_artifact_is_read_with_what_it_was_trained_on(tmp_path: Pat
 def test_what_is_saved_loads_to_the_same_scores(name: str, tmp_path: Path) -> None:
     pairs = tastes(0, 50)
     model: Behaviour
-    if name in ("mf", "lightgcn", "sasrec", "din"):
+    if name in ("mf", "svdpp", "lightgcn", "sasrec", "din"):
         model, _ = fit_pairs(name, sizes(), pairs, pairs, FitConfig(epochs=1), CPU)
     else:
         model = MODELS[name](sizes()).eval()
