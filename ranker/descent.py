@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +37,12 @@ class Pace:
     clip: float = 1.0
     validate_every: int
     patience: int
+
+    @classmethod
+    def of(cls, config: object, **changes: Any) -> Pace:
+        """The fields that a method's config has by the same names; in `changes` the prompts, and what else differs."""
+        own = {one.name: getattr(config, one.name) for one in fields(cls) if hasattr(config, one.name)}
+        return cls(**own | changes)
 
     @property
     def steps(self) -> int:

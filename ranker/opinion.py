@@ -11,13 +11,15 @@ from typing import Protocol
 
 import numpy as np
 
-from ranker.blend import blend, log_softmax, order
-from ranker.evaluate import Questions
+from ranker.blend import Fit, blend, fit, log_softmax, order
+from ranker.evaluate import CANDIDATES, Questions, ask
 from shared.candidate import Candidate, Ranking
+from shared.data.prepared import Prepared
+from shared.data.split import cases
 from shared.errors import BadInput
 from shared.history import History
 from shared.progress import progress
-from shared.protocols import Reused
+from shared.protocols import Retriever, Reused
 
 CHUNK = 64
 
@@ -89,6 +91,13 @@ class BlendedRanker:
         # Who is not heard cannot make the order doubtful.
         mass = min(1.0, opinion.mass) if self.weight else 1.0
         return Ranking(best, mass, entropy, opinion.notes)
+
+
+def fit_blend(data: Prepared, retriever: Retriever, scorer: Scorer, seed: int, candidates: int = CANDIDATES) -> Fit:
+    """To the validation users' retrieved candidates."""
+    asked = ask(retriever, list(cases(data, "valid")), candidates, data.user_ids)
+    logits_UC, _ = opinions(scorer, asked, "fit the blend")
+    return fit(asked.scores_UC, logits_UC, asked.truth_U, seed)
 
 
 def opinions(

@@ -1,4 +1,4 @@
-"""From an artifact back to its config and its adapted backbone: what every method does alike."""
+"""What every method does alike: from a config or an artifact to its adapted backbone."""
 
 from __future__ import annotations
 
@@ -39,6 +39,11 @@ class Adapted(Cut, Protocol):
     def lora_first_layer(self) -> int: ...
 
 
+class Trained(Adapted, Protocol):
+    @property
+    def lora_dropout(self) -> float: ...
+
+
 def config_of(kind: type[Config], manifest: Manifest, folder: Path) -> Config:
     """Raises BadArtifact for the config of another version."""
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in manifest.config.items()}
@@ -49,6 +54,19 @@ def config_of(kind: type[Config], manifest: Manifest, folder: Path) -> Config:
             f"{folder} was made by another version of Tandem: {error}. Train it anew, or install "
             f"tandem-rec {manifest.packages.get('tandem-rec', 'as it was')}."
         ) from None
+
+
+def lora(base: Backbone, config: Trained) -> Any:
+    """`base` with a fresh LoRA to train, in the backbone's own precision and place."""
+    return add_lora(
+        base.model,
+        rank=config.lora_rank,
+        alpha=config.lora_alpha,
+        dropout=config.lora_dropout,
+        targets=config.lora_targets,
+        first_layer=config.lora_first_layer,
+        dtype=base.dtype,
+    ).to(base.device)
 
 
 def adapted(base: Backbone, config: Adapted, folder: Path, merge: bool) -> Backbone:

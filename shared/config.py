@@ -1,8 +1,8 @@
-"""`--set key=value` over a frozen config: the only way that a run departs from its recipe."""
+"""`--set key=value` over a recipe's frozen config: the only way that a run departs from it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -24,6 +24,22 @@ def override(config: Config, overrides: Mapping[str, str]) -> Config:
             raise BadInput(f"--set {key}={text}: one of {', '.join(choices)}")
         changes[key] = _parse(key, text, getattr(config, key))
     return replace(config, **changes)  # type: ignore[type-var]
+
+
+def from_recipe(
+    method: str, recipes: Mapping[str, Callable[[], Config]], recipe: str, overrides: Mapping[str, str]
+) -> Config:
+    """A recipe with its overrides. Raises BadInput as `override` does, and for an unknown recipe."""
+    if recipe not in recipes:
+        raise BadInput(f"recipe {recipe!r} is unknown for {method}; there are {', '.join(recipes)}")
+    return override(recipes[recipe](), overrides)
+
+
+def at_least(least: int, config: object, *names: str) -> None:
+    """Raises BadInput for the first field below."""
+    for name in names:
+        if getattr(config, name) < least:
+            raise BadInput(f"{name}={getattr(config, name)}: {least} or more")
 
 
 def _parse(key: str, text: str, old: Any) -> object:

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ranker.backbone import SMOLLM2, Quantization
 from ranker.weights import Precision
-from shared.config import override
+from shared.config import at_least, from_recipe
 from shared.data.holdout import Split
 from shared.errors import BadInput
 
@@ -99,15 +99,11 @@ RECIPES: dict[str, Callable[[], CLLM4RecConfig]] = {"demo": demo, "full": full}
 
 def configure(recipe: str, overrides: dict[str, str]) -> CLLM4RecConfig:
     """Raises BadInput for an unknown recipe, an unknown field or a value that cannot train."""
-    if recipe not in RECIPES:
-        raise BadInput(f"recipe {recipe!r} is unknown for cllm4rec; there are {', '.join(RECIPES)}")
-    config = override(RECIPES[recipe](), overrides)
-    for name in ("batch", "most_items", "most_words", "candidates", "validate_every", "validation_users", "patience"):
-        if getattr(config, name) < 1:
-            raise BadInput(f"{name}={getattr(config, name)}: at least 1")
-    for name in ("layers", "content_first", "pretrain", "tune", "warmup", "seed", "lambda_c"):
-        if getattr(config, name) < 0:
-            raise BadInput(f"{name}={getattr(config, name)}: 0 or more")
+    config = from_recipe("cllm4rec", RECIPES, recipe, overrides)
+    at_least(
+        1, config, "batch", "most_items", "most_words", "candidates", "validate_every", "validation_users", "patience"
+    )
+    at_least(0, config, "layers", "content_first", "pretrain", "tune", "warmup", "seed", "lambda_c")
     if not 0 < config.masked < 1:
         raise BadInput(f"masked={config.masked}: a share between 0 and 1")
     if config.pretrained and not (config.finetune and config.tune):

@@ -17,7 +17,7 @@ from torch import Tensor
 from ranker import backbone as backbones
 from ranker import golden, weights
 from ranker.backbone import Backbone
-from ranker.blend import Fit, fit
+from ranker.blend import Fit
 from ranker.blend import report as blend_report
 from ranker.cllm4rec import evaluate
 from ranker.cllm4rec.batches import Review, contents, contents_at, interactions_at, maskings_at
@@ -27,15 +27,14 @@ from ranker.cllm4rec.model import CLLM4Rec, Embeddings, begin, random
 from ranker.cllm4rec.rank import CONTENT, COUNTS, EMBEDDINGS, USERS, RecLLMScorer, scorer, written
 from ranker.cllm4rec.recipes import CLLM4RecConfig
 from ranker.descent import Pace, Progress, descend
-from ranker.evaluate import CANDIDATES, ask
+from ranker.evaluate import CANDIDATES
 from ranker.fit import by_name, keep_memory, plain_attention, require_checkpoint
-from ranker.opinion import opinions
+from ranker.opinion import fit_blend
 from ranker.prompt import title_tokens
 from ranker.weights import settle
 from shared.artifact import Manifest, open_artifact, package_versions, seal, write_text, writing
 from shared.data.holdout import Holdout, holdout
 from shared.data.prepared import Prepared
-from shared.data.split import cases
 from shared.errors import BadInput
 from shared.history import History
 from shared.protocols import Retriever
@@ -115,12 +114,12 @@ def train(
             learning = {name: tables[name] for name in kept}
             for parameter in learning.values():
                 parameter.requires_grad_(True)
-            pace = _pace(prompts, rate, config)
+            pace = Pace.of(config, prompts=prompts, learning_rate=rate)
             runs[stage] = descend(f"train {stage}", learning, pace, loss_at, validate, folder / stage, identity, resume)
     embeddings.requires_grad_(False)
     settle(embeddings, config.precision)
     ranker = scorer(model, base, data.user_ids, len(data.catalog), config)
-    fitted = _blend(data, retriever, ranker, config) if retriever else None
+    fitted = fit_blend(data, retriever, ranker, config.seed) if retriever else None
     return _write(data, parts, recorded, embeddings, ranker, runs, first, fitted, retriever_name, out)
 
 
@@ -165,19 +164,6 @@ def _told(runs: Mapping[str, Progress], first: Manifest | None) -> dict[str, Any
     return {"valid": list(runs.values())[-1].best, "train_seconds": round(seconds, 1), "stages": stages}
 
 
-def _pace(prompts: int, rate: float, config: CLLM4RecConfig) -> Pace:
-    return Pace(
-        prompts=prompts,
-        batch=config.batch,
-        learning_rate=rate,
-        warmup=config.warmup,
-        schedule=config.schedule,
-        clip=config.clip,
-        validate_every=config.validate_every,
-        patience=config.patience,
-    )
-
-
 def _telling(model: CLLM4Rec, texts: Sequence[Document]) -> Callable[[], float]:
     """How well the content LLM tells some of the texts; it has seen them, and is asked for nothing else."""
     sample = texts[:: max(1, len(texts) // TOLD)][:TOLD]
@@ -198,12 +184,6 @@ def _validation(ranker: RecLLMScorer, parts: Holdout, data: Prepared, config: CL
         return sum(measured(best_UK, asked.truths).values())
 
     return validate
-
-
-def _blend(data: Prepared, retriever: Retriever, ranker: RecLLMScorer, config: CLLM4RecConfig) -> Fit:
-    questions = ask(retriever, list(cases(data, "valid")), CANDIDATES, data.user_ids)
-    logits_UC, _ = opinions(ranker, questions, "fit the blend")
-    return fit(questions.scores_UC, logits_UC, questions.truth_U, config.seed)
 
 
 def _write(

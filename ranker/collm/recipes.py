@@ -10,7 +10,7 @@ from ranker.backbone import SMOLLM2, Quantization
 from ranker.behaviour.models import Name
 from ranker.fit import ATTENTION, LINEAR_LAYERS
 from ranker.weights import Precision
-from shared.config import override
+from shared.config import at_least, from_recipe
 from shared.errors import BadInput
 
 Tune = Literal["text", "mapping", "mapping+model", "lora+mapping", "together"]
@@ -131,12 +131,12 @@ RECIPES: dict[str, Callable[[], CoLLMConfig]] = {"demo": demo, "full": full, "pa
 
 def configure(recipe: str, overrides: dict[str, str], text_only: bool = False) -> CoLLMConfig:
     """text_only: TALLRec. Raises BadInput for an unknown recipe, an unknown field or a value that cannot train."""
-    if recipe not in RECIPES:
-        raise BadInput(f"recipe {recipe!r} is unknown for collm; there are {', '.join(RECIPES)}")
-    config = override(RECIPES[recipe](), overrides)
+    config = from_recipe("collm", RECIPES, recipe, overrides)
     if text_only:
         config = replace(config, tune="text")
-    for name in (
+    at_least(
+        1,
+        config,
         "batch",
         "width",
         "window",
@@ -146,10 +146,10 @@ def configure(recipe: str, overrides: dict[str, str], text_only: bool = False) -
         "patience",
         "behaviour_epochs",
         "lora_rank",
-    ):
-        if getattr(config, name) < 1:
-            raise BadInput(f"{name}={getattr(config, name)}: at least 1")
-    for name in (
+    )
+    at_least(
+        0,
+        config,
         "text_prompts",
         "mapping_prompts",
         "together",
@@ -158,9 +158,7 @@ def configure(recipe: str, overrides: dict[str, str], text_only: bool = False) -
         "lora_first_layer",
         "history",
         "seed",
-    ):
-        if getattr(config, name) < 0:
-            raise BadInput(f"{name}={getattr(config, name)}: 0 or more")
+    )
     for name in ("hard", "teacher"):
         if not 0 <= getattr(config, name) <= 1:
             raise BadInput(f"{name}={getattr(config, name)}: a share, 0 to 1")

@@ -21,21 +21,21 @@ from ranker.behaviour import lrurec
 from ranker.behaviour.fit import FitConfig, Selected, fit_pairs, pair_auc, pair_logits, select, tensors
 from ranker.behaviour.model import Behaviour, Sizes
 from ranker.behaviour.models import save
-from ranker.blend import Fit, fit, report
+from ranker.blend import Fit, report
 from ranker.collm.batches import everything, pairs_of, slates
 from ranker.collm.model import CoLLM, asked_of, mapping, pair_loss
 from ranker.collm.rank import MAPPING, USERS, CoLLMScorer, numbered, prompt_builder
 from ranker.collm.recipes import AT_ONCE, CoLLMConfig
 from ranker.descent import Pace, Progress, descend, rows_at
-from ranker.evaluate import CANDIDATES, ask
-from ranker.fit import ADAPTER, add_lora, by_name, keep_memory, plain_attention, require_checkpoint, set_adapter_weights
-from ranker.opinion import opinions
+from ranker.evaluate import CANDIDATES
+from ranker.fit import ADAPTER, by_name, keep_memory, plain_attention, require_checkpoint, set_adapter_weights
+from ranker.opinion import fit_blend
+from ranker.restore import lora
 from ranker.weights import settle
 from shared import metrics
 from shared.artifact import Manifest, open_artifact, package_versions, seal, write_text, writing
 from shared.data.pairs import PairData, Pairs, real
 from shared.data.prepared import Prepared
-from shared.data.split import cases
 from shared.errors import BadInput
 from shared.history import History
 from shared.protocols import Retriever
@@ -101,7 +101,7 @@ def train(
             wrapped.eval()
             return metrics.auc(valid.labels_N, score_pairs(model, valid, hybrid, config.packed))
 
-        pace = _pace(prompts, config)
+        pace = Pace.of(config, prompts=prompts)
         steps[step] = descend(f"train {step}", learning, pace, loss_at, validate, folder / step, identity, resume)
         for parameter in learning.values():
             parameter.requires_grad_(False)
@@ -110,7 +110,7 @@ def train(
         if module is not None:
             settle(module, config.precision)
     scorer = CoLLMScorer(model, numbered(pairs.user_ids), config.candidates)
-    fitted = _blend(data, retriever, scorer, config) if isinstance(data, Prepared) else None
+    fitted = fit_blend(data, _needed(retriever), scorer, config.seed) if isinstance(data, Prepared) else None
     return _write(data, pairs, recorded, model, wrapped, scorer, steps, chosen, fitted, retriever_name, out)
 
 
@@ -151,20 +151,6 @@ def _weights(
     for parameter in learning.values():
         parameter.requires_grad_(True)
     return learning
-
-
-def _pace(prompts: int, config: CoLLMConfig) -> Pace:
-    return Pace(
-        prompts=prompts,
-        batch=config.batch,
-        learning_rate=config.learning_rate,
-        warmup=config.warmup,
-        schedule=config.schedule,
-        least=config.least,
-        clip=config.clip,
-        validate_every=config.validate_every,
-        patience=config.patience,
-    )
 
 
 def _needed(retriever: Retriever | None) -> Retriever:
@@ -218,15 +204,7 @@ def _told(train: Pairs, behaviour: Behaviour | None, config: CoLLMConfig) -> np.
 
 
 def _lora(base: Backbone, config: CoLLMConfig) -> Any:
-    wrapped = add_lora(
-        base.model,
-        rank=config.lora_rank,
-        alpha=config.lora_alpha,
-        dropout=config.lora_dropout,
-        targets=config.lora_targets,
-        first_layer=config.lora_first_layer,
-        dtype=base.dtype,
-    ).to(base.device)
+    wrapped = lora(base, config)
     if config.tallrec:
         first = Path(config.tallrec)
         made = open_artifact(first, "ranker", methods=("tallrec",)).config
@@ -245,12 +223,6 @@ def _some(pairs: Pairs, config: CoLLMConfig) -> Pairs:
     order = np.random.default_rng((config.seed, 4)).permutation(len(units))
     rows_N = np.concatenate([units[unit] for unit in order[: config.validation_pairs]])[: config.validation_pairs]
     return pairs.take(rows_N)
-
-
-def _blend(data: Prepared, retriever: Retriever | None, scorer: CoLLMScorer, config: CoLLMConfig) -> Fit:
-    asked = ask(_needed(retriever), list(cases(data, "valid")), CANDIDATES, data.user_ids)
-    logits_UC, _ = opinions(scorer, asked, "fit the blend")
-    return fit(asked.scores_UC, logits_UC, asked.truth_U, config.seed)
 
 
 def _write(

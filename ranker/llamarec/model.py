@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ranker.backbone import SMOLLM2, Quantization
 from ranker.fit import LINEAR_LAYERS
-from shared.config import override
+from shared.config import at_least, from_recipe
 from shared.errors import BadInput
 
 
@@ -162,9 +162,7 @@ RECIPES: dict[str, Callable[[], LlamaRecConfig]] = {
 
 def configure(recipe: str, overrides: dict[str, str]) -> LlamaRecConfig:
     """Raises BadInput for an unknown recipe, an unknown field or a value of the wrong type."""
-    if recipe not in RECIPES:
-        raise BadInput(f"recipe {recipe!r} is unknown for llamarec; there are {', '.join(RECIPES)}")
-    config = override(RECIPES[recipe](), overrides)
+    config = from_recipe("llamarec", RECIPES, recipe, overrides)
     if not 2 <= config.candidates <= 20:
         raise BadInput(f"candidates={config.candidates}: there are 20 letters, so 2 to 20")
     if not 1 <= config.targets < config.candidates:
@@ -173,12 +171,12 @@ def configure(recipe: str, overrides: dict[str, str]) -> LlamaRecConfig:
         raise BadInput(f"alike_sharpness={config.alike_sharpness}: above 0")
     if config.template == "asked" and (config.history < 1 or config.probe):
         raise BadInput("template=asked asks for the titles of the history, without a probe: say history=6 and probe=0")
-    for name in ("batch", "validate_every", "validation_users", "patience", "lora_rank"):
-        if getattr(config, name) < 1:
-            raise BadInput(f"{name}={getattr(config, name)}: at least 1")
+    at_least(1, config, "batch", "validate_every", "validation_users", "patience", "lora_rank")
     if not 0 <= config.teacher + config.alike <= 1 or config.teacher < 0 or config.alike < 0:
         raise BadInput(f"teacher={config.teacher}, alike={config.alike}: shares of one target, together at most 1")
-    for name in (
+    at_least(
+        0,
+        config,
         "prompts",
         "binding_prompts",
         "alike_prompts",
@@ -187,9 +185,7 @@ def configure(recipe: str, overrides: dict[str, str]) -> LlamaRecConfig:
         "layers",
         "lora_first_layer",
         "seed",
-    ):
-        if getattr(config, name) < 0:
-            raise BadInput(f"{name}={getattr(config, name)}: 0 or more")
+    )
     if config.negatives == "retrieved" and not config.prompts:
         raise BadInput("negatives=retrieved leaves prompts out, so an epoch has no fixed length: say prompts=N")
     return config

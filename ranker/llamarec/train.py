@@ -28,7 +28,6 @@ from ranker.fit import (
     ADAPTER,
     MasterAdamW,
     adapter_weights,
-    add_lora,
     by_name,
     give_memory_back,
     keep_memory,
@@ -43,7 +42,7 @@ from ranker.llamarec.likeness import Likeness
 from ranker.llamarec.model import LlamaRecConfig, asked_loss, log_labels, probe_loss, verbalizer_loss
 from ranker.packed import Group, branch_ends, pack
 from ranker.prompt import PromptBuilder
-from ranker.restore import config_of
+from ranker.restore import config_of, lora
 from shared import metrics
 from shared.artifact import Manifest, open_artifact, package_versions, seal, writing
 from shared.catalog import Catalog
@@ -83,15 +82,7 @@ def train(
     begun = _begun(config) if config.begin and not resume else {}
     recorded = by_name(config, "begin")
     base = backbones.load(config.backbone, layers=config.layers, device=device, quantization=config.quantization)
-    wrapped = add_lora(
-        base.model,
-        rank=config.lora_rank,
-        alpha=config.lora_alpha,
-        dropout=config.lora_dropout,
-        targets=config.lora_targets,
-        first_layer=config.lora_first_layer,
-        dtype=base.dtype,
-    ).to(base.device)
+    wrapped = lora(base, config)
     if begun:
         set_adapter_weights(wrapped, begun)
     plain_attention(base.model, config.max_tokens)

@@ -13,7 +13,7 @@ from ranker.labels import LETTERS
 from ranker.llara.curriculum import Curriculum
 from ranker.llara.prompt import Answer
 from ranker.weights import Precision
-from shared.config import override
+from shared.config import at_least, from_recipe
 from shared.errors import BadInput
 
 
@@ -115,10 +115,10 @@ RECIPES: dict[str, Callable[[], LLaRAConfig]] = {"demo": demo, "full": full, "pa
 
 def configure(recipe: str, overrides: dict[str, str]) -> LLaRAConfig:
     """Raises BadInput for an unknown recipe, an unknown field or a value that cannot train."""
-    if recipe not in RECIPES:
-        raise BadInput(f"recipe {recipe!r} is unknown for llara; there are {', '.join(RECIPES)}")
-    config = override(RECIPES[recipe](), overrides)
-    for name in (
+    config = from_recipe("llara", RECIPES, recipe, overrides)
+    at_least(
+        1,
+        config,
         "batch",
         "accumulate",
         "width",
@@ -129,12 +129,8 @@ def configure(recipe: str, overrides: dict[str, str]) -> LLaRAConfig:
         "behaviour_epochs",
         "lora_rank",
         "shortest",
-    ):
-        if getattr(config, name) < 1:
-            raise BadInput(f"{name}={getattr(config, name)}: at least 1")
-    for name in ("prompts", "binding_prompts", "warmup", "layers", "lora_first_layer", "seed"):
-        if getattr(config, name) < 0:
-            raise BadInput(f"{name}={getattr(config, name)}: 0 or more")
+    )
+    at_least(0, config, "prompts", "binding_prompts", "warmup", "layers", "lora_first_layer", "seed")
     if not 2 <= config.candidates <= len(LETTERS):
         raise BadInput(f"candidates={config.candidates}: 2 to {len(LETTERS)}")
     if not 0 <= config.hard <= 1:

@@ -18,23 +18,22 @@ from ranker.behaviour import lrurec
 from ranker.behaviour.fit import FitConfig, Selected, fit_nexts, next_mrr, select
 from ranker.behaviour.model import Sizes
 from ranker.behaviour.models import load, save
-from ranker.blend import Fit, fit
+from ranker.blend import Fit
 from ranker.blend import report as blend_report
 from ranker.descent import Pace, Progress, descend
-from ranker.evaluate import ask
-from ranker.fit import ADAPTER, add_lora, by_name, keep_memory, plain_attention, require_checkpoint
+from ranker.fit import ADAPTER, by_name, keep_memory, plain_attention, require_checkpoint
 from ranker.llara.batches import Slate, bindings_at, fixed_slates, nexts_of, slates_at
 from ranker.llara.curriculum import is_hybrid
 from ranker.llara.evaluate import by_score
 from ranker.llara.model import LLaRA, sr2llm
 from ranker.llara.rank import PROJECTOR, LLaRAScorer, answer_tokens, prompt_builder, scorer
 from ranker.llara.recipes import LLaRAConfig
-from ranker.opinion import opinions
+from ranker.opinion import fit_blend
+from ranker.restore import lora
 from ranker.weights import settle
 from shared.artifact import Manifest, open_artifact, package_versions, seal, writing
 from shared.data.pairs import NextData, Nexts
 from shared.data.prepared import Prepared
-from shared.data.split import cases
 from shared.errors import BadInput
 from shared.history import History
 from shared.protocols import Retriever
@@ -69,22 +68,14 @@ def train(
         raise BadInput(f"no user has {config.shortest + 1} training items: there is no row to train on.")
     chosen = _behaviour(nexts, config, retriever_folder, base.device)
     behaviour = chosen.model
-    wrapped = add_lora(
-        base.model,
-        rank=config.lora_rank,
-        alpha=config.lora_alpha,
-        dropout=config.lora_dropout,
-        targets=config.lora_targets,
-        first_layer=config.lora_first_layer,
-        dtype=base.dtype,
-    ).to(base.device)
+    wrapped = lora(base, config)
     projector = sr2llm(behaviour, base.model.config.hidden_size).to(base.device)
     model = LLaRA(base, prompt_builder(base, data.catalog, config), behaviour, projector)
     items = len(data.catalog)
     valid = fixed_slates(_some(nexts.valid, config.validation_rows, config.seed), items, retriever, config)
     typical = fixed_slates(nexts.train.take(np.arange(min(TYPICAL, len(nexts.train)))), items, None, config)
     plain_attention(base.model, max(len(model.prompt(slate.history, slate.candidates, True)) for slate in typical))
-    pace = _pace(config, config.prompts or len(nexts.train))
+    pace = Pace.of(config, prompts=config.prompts or len(nexts.train))
     learning = {n: p for n, p in wrapped.named_parameters() if p.requires_grad}
     learning |= {f"projector.{n}": p for n, p in projector.named_parameters()}
     served = scorer(model, config)
@@ -105,14 +96,18 @@ def train(
     identity = {"config": asdict(config), "data": data.digest}
     bound = Progress()
     if config.binding_prompts:
-        begin = _pace(config, config.binding_prompts)
+        begin = Pace.of(config, prompts=config.binding_prompts)
         bound = descend(
             "train llara, binding", learning, begin, binding_loss_at, validate, folder / "binding", identity, resume
         )
     run = descend("train llara", learning, pace, loss_at, validate, folder / "run", identity, resume)
     wrapped.eval()
     settle(projector, config.precision)
-    fitted = _blend(data, retriever, served, config) if isinstance(data, Prepared) and retriever else None
+    fitted = (
+        fit_blend(data, retriever, served, config.seed, config.candidates)
+        if isinstance(data, Prepared) and retriever
+        else None
+    )
     return _write(data, nexts, recorded, model, wrapped, served, bound, run, chosen, fitted, retriever_name, out)
 
 
@@ -160,26 +155,6 @@ def _some(nexts: Nexts, wanted: int, seed: int) -> Nexts:
     return nexts.take(np.random.default_rng((seed, 4)).permutation(len(nexts))[:wanted])
 
 
-def _pace(config: LLaRAConfig, prompts: int) -> Pace:
-    return Pace(
-        prompts=prompts,
-        batch=config.batch,
-        accumulate=config.accumulate,
-        learning_rate=config.learning_rate,
-        warmup=config.warmup,
-        schedule=config.schedule,
-        clip=config.clip,
-        validate_every=config.validate_every,
-        patience=config.patience,
-    )
-
-
-def _blend(data: Prepared, retriever: Retriever, served: LLaRAScorer, config: LLaRAConfig) -> Fit:
-    asked = ask(retriever, list(cases(data, "valid")), config.candidates, data.user_ids)
-    logits_UC, _ = opinions(served, asked, "fit the blend")
-    return fit(asked.scores_UC, logits_UC, asked.truth_U, config.seed)
-
-
 def _write(
     data: Prepared | NextData,
     nexts: NextData,
@@ -202,8 +177,8 @@ def _write(
         "golden": golden.make(served, History(tuple(slate.history)), slate.candidates),
     }
     with writing(out) as draft:
-        lora = {n: p.detach().cpu().contiguous() for n, p in wrapped.named_parameters() if "lora_" in n}
-        save_file(lora, draft / ADAPTER)
+        named = {n: p.detach().cpu().contiguous() for n, p in wrapped.named_parameters() if "lora_" in n}
+        save_file(named, draft / ADAPTER)
         weights.save(model.projector.state_dict(), draft / PROJECTOR, config.precision)
         extra["sizes"] = save(model.behaviour, draft, config.precision)
         manifest = Manifest(

@@ -10,6 +10,7 @@ from typing import Any
 import mistral_common
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from sentencepiece import SentencePieceProcessor
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer, PreTrainedTokenizerFast
@@ -27,6 +28,12 @@ from shared.history import History
 
 SPECIAL = ["<unk>", "<s>", "</s>", "<|im_end|>"]
 WORDS = ("Alien", "Brazil", "Casino", "Diva", "Eraser", "Fargo", "Gattaca", "Heat")
+
+
+def same(one: Path, other: Path, name: str) -> bool:
+    """The tensors of the file `name` in two artifacts, bit for bit."""
+    a, b = load_file(one / name), load_file(other / name)
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 def titles(count: int) -> list[str]:

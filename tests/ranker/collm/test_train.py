@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 import ranker.collm.train as training
 from ranker import backbone
@@ -41,6 +40,7 @@ def artifacts(bpe_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
         "tallrec": {"tune": "text"},
         "mf": {},
         "din": {"behaviour": "din"},
+        "svdpp": {"behaviour": "svdpp"},
         "read": {"tallrec": str(folder / "tallrec")},
         "model": {"tune": "mapping+model"},
         "together": {"tune": "together"},
@@ -55,11 +55,6 @@ def artifacts(bpe_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     return {name: folder / name for name in kinds}
 
 
-def same(one: Path, other: Path, name: str) -> bool:
-    a, b = load_file(one / name), load_file(other / name)
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
-
-
 class TestCoLLM(RankerContract):
     items = tiny.ITEMS
 
@@ -71,11 +66,19 @@ class TestCoLLM(RankerContract):
 
 
 class TestWithDIN(TestCoLLM):
+    behaviour = "din"
+
     @pytest.fixture
     def ranker(self, artifacts: dict[str, Path]) -> Ranker:
-        loaded = load(artifacts["din"], CATALOG, device="cpu")
+        loaded = load(artifacts[self.behaviour], CATALOG, device="cpu")
         loaded.ranker.weight = 1.0  # type: ignore[attr-defined]
         return loaded.ranker
+
+
+class TestWithSVDpp(TestWithDIN):
+    """Whose user is a row and a history."""
+
+    behaviour = "svdpp"
 
 
 class TestTALLRec(TestCoLLM):
@@ -88,9 +91,9 @@ class TestTALLRec(TestCoLLM):
 
 def test_step_two_leaves_lora_bit_equal_to_tallrecs(artifacts: dict[str, Path]) -> None:
     for name in ("mf", "din", "model", "read", "small"):
-        assert same(artifacts[name], artifacts["tallrec"], ADAPTER)
+        assert tiny.same(artifacts[name], artifacts["tallrec"], ADAPTER)
     for name in ("together", "at once"):
-        assert not same(artifacts[name], artifacts["tallrec"], ADAPTER)
+        assert not tiny.same(artifacts[name], artifacts["tallrec"], ADAPTER)
 
 
 def test_step_one_may_be_read_from_an_artifact(artifacts: dict[str, Path]) -> None:
@@ -100,9 +103,9 @@ def test_step_one_may_be_read_from_an_artifact(artifacts: dict[str, Path]) -> No
 
 def test_only_the_variants_that_say_so_tune_the_collaborative_model(artifacts: dict[str, Path]) -> None:
     for name in ("read", "at once"):
-        assert same(artifacts["mf"], artifacts[name], FILE)
-    assert not same(artifacts["mf"], artifacts["model"], FILE)
-    assert not same(artifacts["mf"], artifacts["together"], FILE)
+        assert tiny.same(artifacts["mf"], artifacts[name], FILE)
+    assert not tiny.same(artifacts["mf"], artifacts["model"], FILE)
+    assert not tiny.same(artifacts["mf"], artifacts["together"], FILE)
 
 
 def test_the_manifest_says_what_was_made(artifacts: dict[str, Path]) -> None:
@@ -158,7 +161,7 @@ def test_an_interrupted_run_ends_as_a_whole_one(
             made.trained(tmp_path / "cut", bpe_folder)
     made.trained(tmp_path / "cut", bpe_folder, resume=True)
     for name in (ADAPTER, MAPPING, FILE):
-        assert same(tmp_path / "cut", artifacts["mf"], name)
+        assert tiny.same(tmp_path / "cut", artifacts["mf"], name)
     assert [path.name for path in tmp_path.iterdir()] == ["cut"]
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from ranker import backbone
 from ranker.behaviour.models import FILE
@@ -54,19 +53,14 @@ def test_a_sequential_model_can_be_another_runs(
 ) -> None:
     monkeypatch.setattr(backbone, "best_dtype", lambda device: torch.float32)
     manifest = made.trained(tmp_path / "taken", bpe_folder, sequential=str(artifacts["title"]))
-    assert same(artifacts["title"], tmp_path / "taken", FILE)
-    assert same(artifacts["title"], tmp_path / "taken", ADAPTER)
+    assert tiny.same(artifacts["title"], tmp_path / "taken", FILE)
+    assert tiny.same(artifacts["title"], tmp_path / "taken", ADAPTER)
     assert manifest.metrics["behaviour"]["mrr"] > 0
     assert manifest.config["sequential"] == open_artifact(artifacts["title"], "ranker").name
     with pytest.raises(BadInput, match="holds gru4rec; this run has caser"):
         made.trained(tmp_path / "other", bpe_folder, sequential=str(artifacts["title"]), behaviour="caser")
     with pytest.raises(BadInput, match="already"):
         configure("demo", {"sequential": "somewhere"})
-
-
-def same(one: Path, other: Path, name: str) -> bool:
-    a, b = load_file(one / name), load_file(other / name)
-    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
 class TestTitles(RankerContract):
@@ -105,7 +99,7 @@ def test_every_kind_loads_and_reproduces_its_golden_score(artifacts: dict[str, P
 
 def test_the_same_seed_gives_the_same_bits(artifacts: dict[str, Path]) -> None:
     for name in (ADAPTER, PROJECTOR, FILE):
-        assert same(artifacts["title"], artifacts["again"], name)
+        assert tiny.same(artifacts["title"], artifacts["again"], name)
 
 
 def test_curricula_part_and_text_alone_never_moves_the_projector(artifacts: dict[str, Path]) -> None:
@@ -115,14 +109,14 @@ def test_curricula_part_and_text_alone_never_moves_the_projector(artifacts: dict
         for kind in ("title", "direct", "two-stage", "text")
     ]
     assert all(one not in curves[:n] for n, one in enumerate(curves))
-    assert not same(artifacts["direct"], artifacts["text"], PROJECTOR)
+    assert not tiny.same(artifacts["direct"], artifacts["text"], PROJECTOR)
     scorer = load(artifacts["text"], CATALOG, device="cpu").ranker.scorer  # type: ignore[attr-defined]
     assert scorer.hybrid is False
 
 
 def test_the_sequential_model_is_frozen(artifacts: dict[str, Path]) -> None:
-    assert same(artifacts["title"], artifacts["direct"], FILE)
-    assert same(artifacts["title"], artifacts["text"], FILE)
+    assert tiny.same(artifacts["title"], artifacts["direct"], FILE)
+    assert tiny.same(artifacts["title"], artifacts["text"], FILE)
 
 
 def test_a_binding_stage_comes_first_and_teaches_titles(artifacts: dict[str, Path]) -> None:
@@ -160,7 +154,7 @@ def test_an_interrupted_run_ends_as_a_whole_one(
             made.trained(tmp_path / "cut", bpe_folder)
     made.trained(tmp_path / "cut", bpe_folder, resume=True)
     for name in (ADAPTER, PROJECTOR, FILE):
-        assert same(tmp_path / "cut", artifacts["title"], name)
+        assert tiny.same(tmp_path / "cut", artifacts["title"], name)
 
 
 def test_the_papers_rows_are_reported_with_intervals(artifacts: dict[str, Path]) -> None:

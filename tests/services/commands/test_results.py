@@ -92,6 +92,7 @@ def test_collms_pairs_stand_beside_the_papers_rows(tmp_path: Path) -> None:
         "mf": pairs(mf=0.64, **{"item mean": 0.7}) | {"fitted": fitted},
         "din": pairs(hybrid=0.74, **{"text only": 0.71}) | {"ranker": ranker} | machine,
         "text": pairs(**{"text only": 0.705}) | {"ranker": text} | machine,
+        "svdpp": pairs(svdpp=0.735),
     }.items():
         (folder / f"{name}.json").write_text(json.dumps(made))
     page = results.page(tmp_path)
@@ -99,6 +100,8 @@ def test_collms_pairs_stand_beside_the_papers_rows(tmp_path: Path) -> None:
     assert "| CoLLM-DIN | 0.7400 / 0.6400 |" in page
     assert "| TALLRec | 0.7050 / 0.6050 |" in page
     assert "| SASRec |  |  |  | 0.7078 / 0.6884 |" in page
+    assert "| SVD++ | 0.7350 / 0.6350 |  | 0.7350 / 0.6350 |  |" in page
+    assert "CoLLM-SVD++" not in page
     assert "| the item's mean label, whoever asks | 0.7000 / 0.6000 |" in page
     assert "MF: width 256, weight decay 0.01" in page
     assert (
