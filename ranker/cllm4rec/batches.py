@@ -28,7 +28,12 @@ def interactions_at(step: int, parts: Holdout, documents: Documents, config: CLL
 
 def contents_at(step: int, written: Sequence[Document], config: CLLM4RecConfig) -> list[Document]:
     """For a C-step."""
-    return [written[row] for row in rows_at(step, config.batch, len(written), config.seed + 2)]
+    return [written[row] for row in rows_at(step, contents_of(config), len(written), config.seed + 2)]
+
+
+def contents_of(config: CLLM4RecConfig) -> int:
+    """Documents of a C-step."""
+    return config.content_batch or config.batch
 
 
 def maskings_at(step: int, parts: Holdout, documents: Documents, config: CLLM4RecConfig) -> list[Document]:

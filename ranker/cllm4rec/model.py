@@ -33,15 +33,18 @@ class Embeddings(nn.Module):
 
 
 class CLLM4Rec:
-    def __init__(self, base: Backbone, embeddings: Embeddings, lambda_c: float) -> None:
+    """teller: the content LLM, where `base` is cut to its first layers, which the head over words cannot read."""
+
+    def __init__(self, base: Backbone, embeddings: Embeddings, lambda_c: float, teller: Backbone | None = None) -> None:
         self.base, self.embeddings, self.lambda_c = base, embeddings, lambda_c
+        self.teller = teller or base
         self.vocabulary: int = base.model.get_input_embeddings().num_embeddings
 
     def l_loss(self, batch: Sequence[Document]) -> Tensor:
         """L-step (equation 11), mean over documents: cross-entropy over the items at every item's place, and the
         pull towards the content embeddings, which stay."""
         own, other = self.embeddings.collaborative_SD, self.embeddings.content_SD
-        hidden_ND, target_N = self._predicted(batch, own)
+        hidden_ND, target_N = _predicted(self.base, batch, own)
         logits_NI = F.linear(hidden_ND.float(), self.embeddings.items_ID.float())
         told = F.cross_entropy(logits_NI, target_N - self.vocabulary - self.embeddings.users, reduction="sum")
         return (told + self._pull(batch, own, other)) / len(batch)
@@ -49,8 +52,8 @@ class CLLM4Rec:
     def c_loss(self, batch: Sequence[Document]) -> Tensor:
         """C-step (equation 12): cross-entropy over the vocabulary at every word's place, roles swapped."""
         own, other = self.embeddings.content_SD, self.embeddings.collaborative_SD
-        hidden_ND, target_N = self._predicted(batch, own)
-        told = F.cross_entropy(self.base.model.lm_head(hidden_ND).float(), target_N, reduction="sum")
+        hidden_ND, target_N = _predicted(self.teller, batch, own)
+        told = F.cross_entropy(self.teller.model.lm_head(hidden_ND).float(), target_N, reduction="sum")
         return (told + self._pull(batch, own, other)) / len(batch)
 
     def rec_loss(self, batch: Sequence[Document]) -> Tensor:
@@ -72,15 +75,16 @@ class CLLM4Rec:
         """B x I, of all items: item i stands in column i - 1."""
         return F.linear(vectors_BD, self.embeddings.items_ID.float())
 
-    def _predicted(self, batch: Sequence[Document], table_SD: Tensor) -> tuple[Tensor, Tensor]:
-        """The states that predict the documents' texts, and the texts: N x D, N."""
-        told = states(self.base, [d.prompt + d.text[:-1] for d in batch], lambda slots_S: table_SD[slots_S])
-        hidden_ND = torch.cat([hidden_TD[len(d.prompt) - 1 :] for hidden_TD, d in zip(told, batch, strict=True)])
-        return hidden_ND, torch.tensor([t for d in batch for t in d.text], device=self.base.device)
-
     def _pull(self, batch: Sequence[Document], own_SD: Tensor, other_SD: Tensor) -> Tensor:
         slots_N = torch.tensor([slot for d in batch for slot in d.slots], device=own_SD.device)
         return mutual_regularisation(own_SD[slots_N], other_SD[slots_N], self.lambda_c)
+
+
+def _predicted(base: Backbone, batch: Sequence[Document], table_SD: Tensor) -> tuple[Tensor, Tensor]:
+    """The states that predict the documents' texts, and the texts: N x D, N."""
+    told = states(base, [d.prompt + d.text[:-1] for d in batch], lambda slots_S: table_SD[slots_S])
+    hidden_ND = torch.cat([hidden_TD[len(d.prompt) - 1 :] for hidden_TD, d in zip(told, batch, strict=True)])
+    return hidden_ND, torch.tensor([t for d in batch for t in d.text], device=base.device)
 
 
 def mutual_regularisation(own_ND: Tensor, other_ND: Tensor, lambda_c: float) -> Tensor:

@@ -17,7 +17,8 @@ from shared.errors import BadInput
 class CLLM4RecConfig:
     backbone: str = SMOLLM2
     layers: int = 0
-    """Keep only the backbone's first layers; 0 keeps all."""
+    """Keep only the backbone's first layers; 0 keeps all. The content LLM keeps all in any case: its head over words
+    belongs to the last one's states. The collaborative LLM's head is our own."""
     quantization: Quantization = "none"
     split: Split = "last"
     """last: as served. random: a tenth of each user's items for validation and test (the paper)."""
@@ -45,10 +46,12 @@ class CLLM4RecConfig:
     content_first: int = 0
     """Documents of the content LLM before the alternation."""
     pretrain: int = 0
-    """Documents of the alternation, half of them of each kind."""
+    """Documents of the alternation, L- and C-steps in turn, each counted as one of `batch`."""
     tune: int = 0
     """Histories of RecLLM."""
     batch: int = 16
+    content_batch: int = 0
+    """Documents of a C-step; 0 is `batch`. Through all layers each of them costs several of an L-step through few."""
     learning_rate: float = 1e-3
     tune_rate: float = 1e-4
     warmup: int = 50
@@ -103,7 +106,7 @@ def configure(recipe: str, overrides: dict[str, str]) -> CLLM4RecConfig:
     at_least(
         1, config, "batch", "most_items", "most_words", "candidates", "validate_every", "validation_users", "patience"
     )
-    at_least(0, config, "layers", "content_first", "pretrain", "tune", "warmup", "seed", "lambda_c")
+    at_least(0, config, "layers", "content_first", "pretrain", "tune", "content_batch", "warmup", "seed", "lambda_c")
     if not 0 < config.masked < 1:
         raise BadInput(f"masked={config.masked}: a share between 0 and 1")
     if config.pretrained and not (config.finetune and config.tune):

@@ -20,7 +20,7 @@ from ranker.backbone import Backbone
 from ranker.blend import Fit
 from ranker.blend import report as blend_report
 from ranker.cllm4rec import evaluate
-from ranker.cllm4rec.batches import Review, contents, contents_at, interactions_at, maskings_at
+from ranker.cllm4rec.batches import Review, contents, contents_at, contents_of, interactions_at, maskings_at
 from ranker.cllm4rec.documents import Document
 from ranker.cllm4rec.evaluate import best_items, by_recllm, measured
 from ranker.cllm4rec.model import CLLM4Rec, Embeddings, begin, random
@@ -63,18 +63,20 @@ def train(
     keep_memory()
     folder = out.with_name(out.name + ".partial")
     require_checkpoint(folder, resume)
-    base = backbones.load(config.backbone, layers=config.layers, device=device, quantization=config.quantization)
+    cut = 0 if config.content else config.layers
+    whole = backbones.load(config.backbone, layers=cut, device=device, quantization=config.quantization)
+    plain_attention(whole.model, config.most_items + config.most_words)
+    base = whole.shared(config.layers) if config.content and config.layers else whole
     parts = holdout(data, config.split, config.seed)
     if not any(len(items) >= 2 for items in parts.train):
         raise BadInput("no user has two training items: there is nothing to mask. Lower --min-user.")
     documents = written(base, len(data), len(data.catalog), config)
     texts = contents(data.catalog, documents, reviews)
-    plain_attention(base.model, config.most_items + config.most_words)
     embeddings = Embeddings(len(data), _begin(base, data, parts, config))
     if first:
         embeddings.load_state_dict(_learnt(Path(config.pretrained), config))
     embeddings = embeddings.to(base.device, base.dtype)
-    model = CLLM4Rec(base, embeddings, config.lambda_c if config.content else 0.0)
+    model = CLLM4Rec(base, embeddings, config.lambda_c if config.content else 0.0, whole)
     identity = {"config": asdict(config), "data": data.digest}
     stages: dict[str, tuple[int, float, bool, Callable[[int], Tensor]]] = {
         "content": (
@@ -100,7 +102,7 @@ def train(
     def _in_turn(step: int) -> Tensor:
         """L, C, L, C, ...; L alone where there is no content."""
         if config.content and step % 2:
-            return model.c_loss(contents_at(config.content_first // config.batch + step // 2, texts, config))
+            return model.c_loss(contents_at(config.content_first // contents_of(config) + step // 2, texts, config))
         return model.l_loss(interactions_at(step // 2 if config.content else step, parts, documents, config))
 
     runs: dict[str, Progress] = {}
@@ -114,7 +116,8 @@ def train(
             learning = {name: tables[name] for name in kept}
             for parameter in learning.values():
                 parameter.requires_grad_(True)
-            pace = Pace.of(config, prompts=prompts, learning_rate=rate)
+            batch = contents_of(config) if stage == "content" else config.batch
+            pace = Pace.of(config, prompts=prompts, learning_rate=rate, batch=batch)
             runs[stage] = descend(f"train {stage}", learning, pace, loss_at, validate, folder / stage, identity, resume)
     embeddings.requires_grad_(False)
     settle(embeddings, config.precision)

@@ -62,6 +62,16 @@ def test_the_c_step_is_the_papers(bpe: Backbone) -> None:
 
 
 @torch.no_grad()
+def test_a_collaborative_llm_of_few_layers_leaves_the_content_llm_whole(bpe: Backbone) -> None:
+    whole, documents = made.model(bpe), made.documents(bpe)
+    short = CLLM4Rec(bpe.shared(1), whole.embeddings, made.LAMBDA, bpe)
+    told, chosen = [documents.content(4, "Alien 3")], [documents.interactions(3, [5, 1, 9, 2])]
+    assert float(short.c_loss(told)) == float(whole.c_loss(told))
+    assert float(short.l_loss(chosen)) == float(CLLM4Rec(bpe.shared(1), whole.embeddings, made.LAMBDA).l_loss(chosen))
+    assert float(short.l_loss(chosen)) != pytest.approx(float(whole.l_loss(chosen)), rel=1e-3)
+
+
+@torch.no_grad()
 def test_recllm_is_the_multinomial_likelihood_of_the_held_out_items(bpe: Backbone) -> None:
     model, documents = made.model(bpe), made.documents(bpe)
     batch = [documents.recommendation(3, [5, 1, 9], [2, 7]), documents.recommendation(6, [1], [4])]

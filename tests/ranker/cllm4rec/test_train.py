@@ -141,7 +141,17 @@ def test_the_papers_ablations_train_and_serve(bpe_folder: Path, tmp_path: Path, 
     load(tmp_path / "out", CATALOG, device="cpu").self_test()
 
 
-@pytest.mark.parametrize("variant", [{}, {"content": False}, {"lambda_c": 2.0}])
+SHORT = {"layers": 1, "content_batch": 4}
+
+
+def test_with_few_layers_the_content_half_still_learns_to_tell(bpe_folder: Path, tmp_path: Path) -> None:
+    curve = made.trained(tmp_path / "out", bpe_folder, content_first=128, **SHORT).metrics["stages"]["content"]["curve"]
+    assert [documents for documents, _, _ in curve] == [32, 64, 96, 128]
+    assert curve[-1][1] > curve[0][1] + 1
+    load(tmp_path / "out", CATALOG, device="cpu").self_test()
+
+
+@pytest.mark.parametrize("variant", [{}, {"content": False}, {"lambda_c": 2.0}, SHORT])
 def test_fine_tuning_can_go_on_from_another_run(bpe_folder: Path, tmp_path: Path, variant: dict[str, object]) -> None:
     """Content, alternation and fine-tuning in one run, or the last of them apart: the same embeddings."""
     expected_stages = made.trained(tmp_path / "whole", bpe_folder, **variant).metrics["stages"]
