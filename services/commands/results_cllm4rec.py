@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,13 @@ PAPER = {
 
 def section(folder: Path) -> str:
     """Of the files of `tandem evaluate --protocol cllm4rec --json`."""
-    made = sorted(reports(folder), key=lambda report: _name(report["ranker"]["config"]))
+    made = sorted(reports(folder), key=lambda report: _place(report["ranker"]["config"]))
     hardware, held_out = made[0]["hardware"], HELD_OUT[made[0]["ranker"]["config"]["split"]]
     lines = [
         f"\n## {folder.name}\n",
         f"{made[0]['users']:,} test users; {held_out}, ranked among all others. On "
         f"{hardware['cores']} cores ({hardware['cpu']}, {hardware['gpu'] or 'no GPU'}).\n",
-        "| model | Recall@20 | Recall@40 | NDCG@100 | documents, histories | training |",
+        "| model | Recall@20 | Recall@40 | NDCG@100 | users' items, texts, masked | training |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for name, values in PAPER.items():
@@ -43,12 +44,10 @@ def section(folder: Path) -> str:
                 f"{_cells(report['rows']['multi-vae'])} |  |  |"
             )
     for report in made:
-        config, stages = report["ranker"]["config"], report["ranker"]["metrics"]["stages"]
-        seen = {name: stage["curve"][-1][0] for name, stage in stages.items()}
-        told, tuned = seen.get("content", 0) + seen.get("pretrain", 0), seen.get("recllm", 0)
+        config, seen = report["ranker"]["config"], _documents(report["ranker"])
         lines.append(
             f"| **{_name(config)}**, {config['backbone']}, {config['layers'] or 'all'} layers | "
-            f"{_cells(report['rows']['recllm'])} | {told:,}, {tuned:,} | "
+            f"{_cells(report['rows']['recllm'])} | {', '.join(f'{count:,}' for count in seen)} | "
             f"{report['ranker']['metrics']['train_seconds']:,.0f} s |"
         )
     lines.append("")
@@ -77,6 +76,22 @@ def sweep(made: Sequence[Mapping[str, Any]]) -> dict[float, Mapping[str, float]]
 def _name(config: Mapping[str, Any]) -> str:
     variant, strength = _variant(config), config["lambda_c"]
     return variant if strength == 1 or not config["content"] else f"{variant}, lambda_c {strength:g}"
+
+
+def _place(config: Mapping[str, Any]) -> tuple[int, str]:
+    """Runs of one depth together, the deepest last."""
+    return config["layers"] or sys.maxsize, _name(config)
+
+
+def _documents(ranker: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Of L-steps, of C-steps and of fine-tuning. The alternation counts either step as one of L's documents."""
+    config = ranker["config"]
+    seen = {name: stage["curve"][-1][0] for name, stage in ranker["metrics"]["stages"].items()}
+    turns, masked = seen.get("pretrain", 0), seen.get("recllm", 0)
+    if not config["content"]:
+        return turns, 0, masked
+    share = (config.get("content_batch") or config["batch"]) / config["batch"]
+    return turns // 2, seen.get("content", 0) + int(turns // 2 * share), masked
 
 
 def _variant(config: Mapping[str, Any]) -> str:

@@ -140,8 +140,9 @@ def test_cllm4recs_ablations_have_their_papers_names_and_its_sweep_a_picture(tmp
     folder = tmp_path / "results" / "cllm4rec-ml"
     folder.mkdir(parents=True)
     whole = {"content": True, "reorder": True, "finetune": True, "lambda_c": 1.0}
-    sizes = {"backbone": "smollm2-135m", "layers": 0, "split": "random"}
-    kinds = [{}, {"lambda_c": 10.0}, {"content": False}, {"content": False, "finetune": False}, {"reorder": False}]
+    sizes = {"backbone": "smollm2-135m", "layers": 0, "split": "random", "batch": 8}
+    kinds: list[dict[str, Any]] = [{}, {"lambda_c": 10.0}, {"content": False}, {"content": False, "finetune": False}]
+    kinds += [{"reorder": False}, {"layers": 4, "content_batch": 2}]
     for number, kind in enumerate(kinds):
         row = {"recall@20": 0.1 + number / 100, "recall@40": 0.2, "ndcg@100": 0.3}
         config = whole | sizes | kind
@@ -161,10 +162,14 @@ def test_cllm4recs_ablations_have_their_papers_names_and_its_sweep_a_picture(tmp
     results.run(results.Results(source=tmp_path / "results", out=tmp_path / "results.md"))
     page = (tmp_path / "results.md").read_text()
     assert page.count("| Multi-VAE, cornac 3.0.1, beta 0.2, 40 epochs | 0.1500 | 0.2000 | 0.3000 |") == 1
-    assert "| **CLLM4Rec**, smollm2-135m, all layers | 0.1000 | 0.2000 | 0.3000 | 500, 50 | 60 s |" in page
+    assert "| **CLLM4Rec**, smollm2-135m, all layers | 0.1000 | 0.2000 | 0.3000 | 200, 300, 50 | 60 s |" in page
     for name in ("CLLM4Rec, lambda_c 10", "LLM-CF", "LLM-CF and LLM-PreRec", "LLM-FixOrd"):
         assert f"| **{name}**, " in page
-    assert "| **LLM-CF and LLM-PreRec**, smollm2-135m, all layers | 0.1300 | 0.2000 | 0.3000 | 400, 0 | 60 s |" in page
+    assert (
+        "| **LLM-CF and LLM-PreRec**, smollm2-135m, all layers | 0.1300 | 0.2000 | 0.3000 | 400, 0, 0 | 60 s |" in page
+    )
+    short = "| **CLLM4Rec**, smollm2-135m, 4 layers | 0.1500 | 0.2000 | 0.3000 | 200, 150, 50 | 60 s |"
+    assert 0 < page.index(short) < page.index("**CLLM4Rec**, smollm2-135m, all layers")
     assert "a tenth of each user's items held out" in page
     assert (folder / "lambda_c.png").read_bytes().startswith(b"\x89PNG")
     assert "results/cllm4rec-ml/lambda_c.png" in page
