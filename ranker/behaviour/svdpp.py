@@ -41,7 +41,7 @@ class SVDpp(Behaviour):
         return torch.cat([row_ND[:, :-BIASES], torch.ones_like(row_ND[:, -1:]), SWIFT * row_ND[:, -1:]], dim=-1)
 
     def user_vectors(self, users_B: Tensor, histories_BL: Tensor, items_B: Tensor) -> Tensor:
-        """B x D: p_u and the history's mean, b_u, 1. A user without a row is the history alone."""
+        """B x D: p_u and the history's sum, mean + b_u, 1. A user without a row is the history alone."""
         row_BD = self.users(users_B)
         many_B1 = (histories_BL != PAD).sum(-1, keepdim=True).clamp(min=1)
         has_BF = self.implicit(histories_BL).sum(1) * many_B1**-0.5

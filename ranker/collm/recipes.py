@@ -8,6 +8,7 @@ from typing import Literal
 
 from ranker.backbone import SMOLLM2, Quantization
 from ranker.behaviour.models import Name
+from ranker.behaviour.svdpp import BIASES
 from ranker.fit import ATTENTION, LINEAR_LAYERS
 from ranker.weights import Precision
 from shared.config import at_least, from_recipe
@@ -170,6 +171,8 @@ def configure(recipe: str, overrides: dict[str, str], text_only: bool = False) -
         raise BadInput(
             f"behaviour={config.behaviour} knows sequences only: take mf, svdpp, lightgcn, sasrec, din or lrurec"
         )
+    if config.behaviour == "svdpp" and config.width <= BIASES:
+        raise BadInput(f"width={config.width}: svdpp keeps {BIASES} of it for biases; {BIASES + 1} or more")
     if config.teacher and config.behaviour == "lrurec":
         raise BadInput(f"teacher={config.teacher}: lrurec gives scores and no probabilities; take another behaviour")
     if config.together and not config.packed:

@@ -282,6 +282,7 @@ def test_step_one_of_another_make_is_refused(artifacts: dict[str, Path], bpe_fol
         ({"hard": "1.5"}, "hard=1.5"),
         ({"negatives": "0"}, "negatives=0"),
         ({"behaviour": "caser"}, "behaviour=caser"),
+        ({"behaviour": "svdpp", "width": "2"}, "width=2: svdpp"),
         ({"tune": "together", "tallrec": "x"}, "no step two"),
         ({"tune": "never"}, "one of"),
         ({"teacher": "2"}, "teacher=2"),
