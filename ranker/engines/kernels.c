@@ -4,6 +4,7 @@
  * n tokens, d width, h of one head. Pointers are to contiguous rows unless a stride (in elements) is given.
  */
 #include <omp.h>
+#include <pthread.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -335,15 +336,24 @@ static inline void sum_up(const bf16 *p, long rows, const uint32_t *v, float *to
 
 #endif
 
-/* Each thread's own, kept for its next call: fresh pages cost more than what is computed in them. NULL where memory is
- * short. */
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static pthread_key_t ending;
+static int ends;
+
+static void free_at_the_end(void) { ends = !pthread_key_create(&ending, free); }
+
+/* Each thread's own, kept for its next call: fresh pages cost more than what is computed in them; freed when the thread
+ * ends. NULL where memory is short. */
 static void *scratch(size_t size) {
     static _Thread_local void *kept;
     static _Thread_local size_t held;
     if (held < size) {
+        pthread_once(&once, free_at_the_end);
         free(kept);
         kept = aligned_alloc(64, UP(size, 64));
         held = kept ? size : 0;
+        if (ends)
+            pthread_setspecific(ending, kept);
     }
     return kept;
 }

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import ctypes
+import platform
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -21,6 +24,7 @@ from ranker.fit import LINEAR_LAYERS, MasterAdamW, add_lora, overwrite
 
 ROUNDING = 2.0**-7
 """Of bfloat16, twice."""
+THREADS = 60
 
 
 @pytest.fixture(params=["tiles", "vectors"])
@@ -153,6 +157,31 @@ def test_the_log_sum_is_of_the_exponentials_of_all_products(ours: Kernels, rows:
 def test_large_scores_overflow_nothing(ours: Kernels) -> None:
     q, k, v = 100 * drawn(40, 1, 32), 100 * drawn(40, 1, 32, seed=1), drawn(40, 1, 32, seed=2)
     assert torch.isfinite(attended(ours, q, k, v)).all()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="counts with glibc's mallinfo2")
+def test_what_a_thread_kept_is_freed_when_it_ends(ours: Kernels) -> None:
+    q, k, v = drawn(64, 1, 64), drawn(64, 1, 64, seed=1), drawn(64, 1, 64, seed=2)
+    told = [torch.empty(64, 64, dtype=q.dtype) for _ in range(THREADS)]
+
+    def in_threads() -> int:
+        for out in told:
+            thread = Thread(target=ours.attend, args=(q, k, v, out))
+            thread.start()
+            thread.join()
+        return bytes_in_use()
+
+    before = in_threads()
+    assert in_threads() - before < THREADS * 8192
+
+
+def bytes_in_use() -> int:
+    """Of all arenas."""
+    fields = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    info = type("mallinfo2", (ctypes.Structure,), {"_fields_": [(name, ctypes.c_size_t) for name in fields]})
+    told = ctypes.CDLL(None).mallinfo2
+    told.restype = info
+    return int(told().uordblks)
 
 
 def llama(**changes: bool) -> LlamaForCausalLM:
