@@ -170,6 +170,8 @@ def _ranker(args: Ranker) -> None:
     )
     measured = {name: value for name, value in manifest.metrics.items() if name.startswith("valid")}
     print(f"written: {args.out} ({manifest.name}), {measured}")
+    if lost := lost_in_tuning(manifest):
+        print(lost)
     if "blend_gain" in manifest.metrics:
         _show_blend(manifest)
 
@@ -223,6 +225,20 @@ def _cllm4rec(args: Ranker, overrides: dict[str, str]) -> Manifest:
     stage = _first_stage(args, data.catalog)
     stage.pop("retriever_folder", None)
     return train(data, config, args.out, **stage, resume=args.resume, device=args.device)
+
+
+def lost_in_tuning(manifest: Manifest) -> str:
+    """What to do where CLLM4Rec's fine-tuning ended below what it began from; else nothing."""
+    curves = {name: stage["curve"] for name, stage in manifest.metrics.get("stages", {}).items()}
+    if not curves.get("pretrain") or not curves.get("recllm"):
+        return ""
+    before, after = (max(valid for _, valid, _ in curves[stage]) for stage in ("pretrain", "recllm"))
+    if after >= before:
+        return ""
+    return (
+        f"Fine-tuning ended at {after:.3f}, below the {before:.3f} that it began from. --set finetune=false serves "
+        "what was there before; more of it (--set tune=) may come back."
+    )
 
 
 def is_prepared(folder: Path) -> bool:
