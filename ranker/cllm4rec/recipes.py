@@ -77,7 +77,7 @@ def full() -> CLLM4RecConfig:
 
 def demo() -> CLLM4RecConfig:
     """What two CPU cores train in a quarter of an hour on ML-100K, and what ships: the paper's LLM-CF as
-    LLM-PreRec. With the content half it learns a little more in five times the time, and fine-tuning ends below what
+    LLM-PreRec. With the content half it learns a little more in six times the time, and fine-tuning ends below what
     it begins from (docs/log.md)."""
     return CLLM4RecConfig(
         layers=4,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -170,8 +170,6 @@ def _ranker(args: Ranker) -> None:
     )
     measured = {name: value for name, value in manifest.metrics.items() if name.startswith("valid")}
     print(f"written: {args.out} ({manifest.name}), {measured}")
-    if lost := lost_in_tuning(manifest):
-        print(lost)
     if "blend_gain" in manifest.metrics:
         _show_blend(manifest)
 
@@ -224,16 +222,17 @@ def _cllm4rec(args: Ranker, overrides: dict[str, str]) -> Manifest:
     data = load(args.data)
     stage = _first_stage(args, data.catalog)
     stage.pop("retriever_folder", None)
-    return train(data, config, args.out, **stage, resume=args.resume, device=args.device)
+    manifest = train(data, config, args.out, **stage, resume=args.resume, device=args.device)
+    if lost := lost_in_tuning(manifest.metrics["stages"]):
+        print(lost)
+    return manifest
 
 
-def lost_in_tuning(manifest: Manifest) -> str:
+def lost_in_tuning(stages: Mapping[str, Any]) -> str:
     """What to do where CLLM4Rec's fine-tuning ended below what it began from; else nothing."""
-    curves = {name: stage["curve"] for name, stage in manifest.metrics.get("stages", {}).items()}
-    if not curves.get("pretrain") or not curves.get("recllm"):
-        return ""
-    before, after = (max(valid for _, valid, _ in curves[stage]) for stage in ("pretrain", "recllm"))
-    if after >= before:
+    best = {name: max((valid for _, valid, _ in stage["curve"]), default=None) for name, stage in stages.items()}
+    before, after = best.get("pretrain"), best.get("recllm")
+    if before is None or after is None or after >= before:
         return ""
     return (
         f"Fine-tuning ended at {after:.3f}, below the {before:.3f} that it began from. --set finetune=false serves "

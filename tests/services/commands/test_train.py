@@ -8,7 +8,7 @@ import pytest
 
 from services.commands import train
 from services.commands.train import Blend, Ranker, lost_in_tuning, run
-from shared.artifact import Manifest, alone
+from shared.artifact import alone
 from shared.errors import BadInput
 
 
@@ -43,9 +43,8 @@ def test_a_weight_is_a_share(tmp_path: Path, weight: float) -> None:
 
 def test_a_fine_tuning_that_loses_says_so() -> None:
     def told(**curves: list[float]) -> str:
-        stages = {name: {"curve": [(8, valid, 1.0) for valid in curve]} for name, curve in curves.items()}
-        return lost_in_tuning(Manifest(kind="ranker", method="cllm4rec", config={}, seed=1, metrics={"stages": stages}))
+        return lost_in_tuning({name: {"curve": [(8, valid, 1.0) for valid in curve]} for name, curve in curves.items()})
 
     assert "ended at 0.620, below the 0.720 that" in told(content=[-9.0], pretrain=[0.6, 0.72, 0.7], recllm=[0.5, 0.62])
     assert told(pretrain=[0.7], recllm=[0.6, 0.7]) == told(pretrain=[0.7]) == told(recllm=[0.1]) == ""
-    assert lost_in_tuning(Manifest(kind="ranker", method="collm", config={}, seed=1, metrics={})) == ""
+    assert told(pretrain=[], recllm=[0.1]) == told() == ""
