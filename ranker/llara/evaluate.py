@@ -12,6 +12,8 @@ import torch
 
 from ranker.behaviour.fit import next_scores
 from ranker.behaviour.model import Behaviour
+from ranker.blend import blend, fit
+from ranker.blend import report as blend_report
 from ranker.llara.batches import Slate, fixed_slates
 from ranker.llara.generate import generate, named, told_titles
 from ranker.llara.rank import LLaRAScorer
@@ -21,6 +23,8 @@ from shared.data.pairs import NextData, left_padded
 from shared.history import History
 
 Z = 1.96
+CHUNK = 256
+"""Slates whose scores of all items are held at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +44,39 @@ def share(hits: int, total: int) -> Share:
     return Share(p, max(0.0, centre - half), min(1.0, centre + half))
 
 
-def by_score(scorer: Scorer, slates: Sequence[Slate]) -> list[int]:
-    """The place of the candidate that serving would put first."""
+def opinions(scorer: Scorer, slates: Sequence[Slate]) -> np.ndarray:
+    """Log likelihoods U x C of the candidates, by which serving orders them; -inf beyond a short slate's end."""
     told = scorer.score([History(tuple(s.history)) for s in slates], [s.candidates for s in slates])
-    return [int(np.argmax(opinion.logits_C)) for opinion in told]
+    return _padded([opinion.logits_C for opinion in told])
 
 
 @torch.no_grad()
-def by_behaviour(behaviour: Behaviour, slates: Sequence[Slate]) -> list[int]:
-    histories = left_padded([s.history for s in slates], behaviour.sizes.window)
-    scores_BV = next_scores(behaviour, torch.from_numpy(histories).long().to(behaviour.known_items_V.device)).cpu()
-    return [int(scores_V[s.candidates].argmax()) for scores_V, s in zip(scores_BV, slates, strict=True)]
+def behaviour_scores(behaviour: Behaviour, slates: Sequence[Slate]) -> np.ndarray:
+    """U x C, of the sequential model alone; -inf beyond a short slate's end."""
+    found = []
+    for start in range(0, len(slates), CHUNK):
+        chunk = slates[start : start + CHUNK]
+        histories = left_padded([s.history for s in chunk], behaviour.sizes.window)
+        scores_BV = next_scores(behaviour, torch.from_numpy(histories).long().to(behaviour.known_items_V.device)).cpu()
+        found += [scores_V[s.candidates].double().numpy() for scores_V, s in zip(scores_BV, chunk, strict=True)]
+    return _padded(found)
+
+
+def _padded(rows: Sequence[np.ndarray]) -> np.ndarray:
+    scores_UC = np.full((len(rows), max(map(len, rows), default=0)), -np.inf)
+    for row, scores_C in zip(scores_UC, rows, strict=True):
+        row[: len(scores_C)] = scores_C
+    return scores_UC
+
+
+def right_places(slates: Sequence[Slate]) -> np.ndarray:
+    return np.array([s.right for s in slates])
+
+
+def first(scores_UC: np.ndarray) -> list[int]:
+    """The place of each slate's best candidate; of several the first."""
+    places: list[int] = scores_UC.argmax(-1).tolist()
+    return places
 
 
 def measured(places: Sequence[int | None], slates: Sequence[Slate]) -> dict[str, dict[str, float]]:
@@ -60,14 +86,19 @@ def measured(places: Sequence[int | None], slates: Sequence[Slate]) -> dict[str,
 
 
 def report(scorer: LLaRAScorer, data: NextData, config: LLaRAConfig, users: int = 0) -> dict[str, Any]:
-    """Rows: the answer generated (the paper's), the answer as served, and the sequential model alone.
+    """Rows: the answer generated (the paper's), by likelihood as served, the sequential model alone, and both blended.
 
-    users: at most this many rows, the first ones; 0 for all.
+    The blend is the one that serving fits to a retriever, here fitted to the sequential model on validation slates.
+    users: at most this many rows of either part, the first ones; 0 for all.
     """
     model = scorer.model
-    slates = fixed_slates(data.test, len(data.catalog), None, config)[: users or None]
-    rows = {"sequential model": measured(by_behaviour(model.behaviour, slates), slates)}
-    rows["as served"] = measured(by_score(scorer, slates), slates)
+    valid, slates = (
+        fixed_slates(part, len(data.catalog), None, config)[: users or None] for part in (data.valid, data.test)
+    )
+    behaviour_UC, told_UC = behaviour_scores(model.behaviour, slates), opinions(scorer, slates)
+    rows = {"sequential model": measured(first(behaviour_UC), slates), "as served": measured(first(told_UC), slates)}
+    fitted = fit(behaviour_scores(model.behaviour, valid), opinions(scorer, valid), right_places(valid), config.seed)
+    rows["blended"] = measured(first(blend(behaviour_UC, told_UC, fitted.weight)), slates)
     if model.prompts.answer == "title":
         answers = generate(model, slates, scorer.hybrid, "generate")
         places = [named(answer, told_titles(model, slate)) for answer, slate in zip(answers, slates, strict=True)]
@@ -78,4 +109,5 @@ def report(scorer: LLaRAScorer, data: NextData, config: LLaRAConfig, users: int 
         "slates": len(slates),
         "seed": config.seed,
         "rows": rows,
+        "blend": {"weight": fitted.weight, "slates": len(valid)} | blend_report(fitted),
     }

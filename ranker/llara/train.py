@@ -24,7 +24,7 @@ from ranker.descent import Pace, Progress, descend
 from ranker.fit import ADAPTER, by_name, keep_memory, plain_attention, require_checkpoint
 from ranker.llara.batches import Slate, bindings_at, fixed_slates, nexts_of, slates_at
 from ranker.llara.curriculum import is_hybrid
-from ranker.llara.evaluate import by_score
+from ranker.llara.evaluate import opinions, right_places
 from ranker.llara.model import LLaRA, sr2llm
 from ranker.llara.rank import PROJECTOR, LLaRAScorer, answer_tokens, prompt_builder, scorer
 from ranker.llara.recipes import LLaRAConfig
@@ -113,7 +113,7 @@ def train(
 
 def hit_ratio(scorer: LLaRAScorer, slates: list[Slate]) -> float:
     """HitRatio@1, as served."""
-    return float(np.mean([place == slate.right for place, slate in zip(by_score(scorer, slates), slates, strict=True)]))
+    return float(np.mean(opinions(scorer, slates).argmax(-1) == right_places(slates)))
 
 
 def _behaviour(nexts: NextData, config: LLaRAConfig, retriever: Path | None, device: torch.device) -> Selected:

@@ -51,8 +51,7 @@ def section(folder: Path) -> str:
     for report in made:
         config = report["ranker"]["config"]
         name = f"LLaRA, {NAMES[config['behaviour']]}, {config['backbone']}, {_form(report['ranker'])}"
-        ways = [way for way in ("generated", "as served") if way in report["rows"]]
-        lines += [_row(f"**{name}**, {way}", report["rows"][way]) for way in ways]
+        lines += [_row(f"**{name}**, {way}", row) for way, row in _ways(report)]
     lines.append("")
     for report in made:
         config, trained, hardware = report["ranker"]["config"], report["ranker"]["metrics"], report["hardware"]
@@ -63,6 +62,14 @@ def section(folder: Path) -> str:
             f"{hardware['cores']} cores ({hardware['cpu']}, {hardware['gpu'] or 'no GPU'}).\n"
         )
     return "\n".join(lines)
+
+
+def _ways(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    rows, ways = report["rows"], [("generated", "generated"), ("as served", "as served")]
+    if "blended" in rows:
+        behaviour = NAMES[report["ranker"]["config"]["behaviour"]]
+        ways.append(("blended", f"blended with {behaviour} (w {report['blend']['weight']:.2f})"))
+    return [(told, rows[way]) for way, told in ways if way in rows]
 
 
 def _form(ranker: Mapping[str, Any]) -> str:

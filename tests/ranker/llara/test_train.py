@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from ranker import backbone
+from ranker.behaviour.fit import next_scores
 from ranker.behaviour.models import FILE
 from ranker.fit import ADAPTER
-from ranker.llara.batches import nexts_of
+from ranker.llara import evaluate
+from ranker.llara.batches import Slate, fixed_slates, nexts_of
 from ranker.llara.evaluate import measured, report, share
 from ranker.llara.model import LLaRA
 from ranker.llara.rank import PROJECTOR, LLaRAScorer
@@ -164,16 +167,54 @@ def test_the_papers_rows_are_reported_with_intervals(artifacts: dict[str, Path])
     config = made.config(Path("nowhere"))
     data = nexts_of(tiny.DATA, config)
     made_report = report(scorer, data, config)
-    assert set(made_report["rows"]) == {"sequential model", "as served", "generated"}
+    assert set(made_report["rows"]) == {"sequential model", "as served", "generated", "blended"}
     assert made_report == report(scorer, data, config)
     row = made_report["rows"]["as served"]
     assert row["valid_ratio"]["value"] == 1
     assert row["hit_ratio@1"]["low"] <= row["hit_ratio@1"]["value"] <= row["hit_ratio@1"]["high"]
 
 
-def test_an_answer_that_names_nothing_is_neither_valid_nor_a_hit(artifacts: dict[str, Path]) -> None:
-    from ranker.llara.batches import Slate
+def test_the_blended_row_is_the_served_blend_fitted_to_the_sequential_model_on_validation_slates(
+    artifacts: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plain loop over the slates; and a language model that knows the answer gets all the weight it wants."""
+    loaded = load(artifacts["title"], CATALOG, device="cpu")
+    scorer = loaded.ranker.scorer  # type: ignore[attr-defined]
+    config = made.config(Path("nowhere"))
+    data = nexts_of(tiny.DATA, config)
+    slates = fixed_slates(data.test, len(data.catalog), None, config)
+    behaviour_UC = evaluate.behaviour_scores(scorer.model.behaviour, slates)
+    for slate, row_C in zip(slates[:5], behaviour_UC, strict=False):
+        window = torch.tensor([[0] * (scorer.model.behaviour.sizes.window - len(slate.history)) + slate.history])
+        scores_V = next_scores(scorer.model.behaviour, window)[0]
+        assert row_C[: len(slate.candidates)] == pytest.approx([float(scores_V[i]) for i in slate.candidates], abs=1e-6)
 
+    def knows(_: object, asked: list[Slate]) -> np.ndarray:
+        return np.array([[5.0 * (place == s.right) for place in range(len(s.candidates))] for s in asked])
+
+    def knows_nothing(_: object, asked: list[Slate]) -> np.ndarray:
+        return np.zeros((len(asked), len(asked[0].candidates)))
+
+    monkeypatch.setattr(evaluate, "generate", lambda _, asked, *rest: [""] * len(asked))
+    monkeypatch.setattr(evaluate, "opinions", knows)
+    told = report(scorer, data, config)
+    assert told["blend"]["weight"] > 0
+    assert told["rows"]["blended"]["hit_ratio@1"]["value"] == 1
+    monkeypatch.setattr(evaluate, "opinions", knows_nothing)
+    told = report(scorer, data, config)
+    assert told["blend"]["weight"] == 0
+    assert told["rows"]["blended"] == told["rows"]["sequential model"]
+
+
+def test_a_slate_that_is_short_of_candidates_is_measured_beside_whole_ones(artifacts: dict[str, Path]) -> None:
+    loaded = load(artifacts["title"], CATALOG, device="cpu")
+    scorer = loaded.ranker.scorer  # type: ignore[attr-defined]
+    slates = [Slate([1], [2, 3, 4], 2), Slate([2], [5, 1], 0)]
+    for scores_UC in (evaluate.opinions(scorer, slates), evaluate.behaviour_scores(scorer.model.behaviour, slates)):
+        assert np.isfinite(scores_UC).tolist() == [[True] * 3, [True, True, False]]
+
+
+def test_an_answer_that_names_nothing_is_neither_valid_nor_a_hit(artifacts: dict[str, Path]) -> None:
     slates = [Slate([1], [2, 3], 0)] * 4
     row = measured([0, 1, None, 0], slates)
     assert (row["hit_ratio@1"]["value"], row["valid_ratio"]["value"]) == (0.5, 0.75)

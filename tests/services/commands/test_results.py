@@ -125,8 +125,11 @@ def test_llaras_slates_stand_beside_the_papers_rows(tmp_path: Path) -> None:
             "ranker": {"name": "llara@1", "config": config, "metrics": trained},
             "hardware": {"cpu": "AMD EPYC", "cores": 2, "gpu": None},
         }
+        if curriculum == "direct":
+            made |= {"rows": made["rows"] | {"blended": row}, "blend": {"weight": 0.3}}  # type: ignore[operator]
         (folder / f"{curriculum}.json").write_text(json.dumps(made))
     page = results.page(tmp_path)
+    assert page.count("**, blended with SASRec (w 0.30) | 0.4000 |") == 1
     assert page.count("| SASRec | 0.4000 | 0.3000 to 0.5000 | 1.00 |") == 1
     assert "| SASRec (paper) | 0.2233 |  |  |" in page
     assert "| **LLaRA, SASRec, smollm2-135m, direct, 640 prompts**, generated | 0.4000 |" in page
