@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ranker.blend import log_softmax
 from services.ranking.batcher import Batcher
 from services.ranking.service import RankingService, Served
 from services.retrieval.service import RetrievalService
@@ -92,7 +93,8 @@ class FakeRanker:
     def _one(self, candidates: Sequence[Candidate]) -> Ranking:
         scored = [Candidate(candidate.item, candidate.item / 100) for candidate in candidates]
         best_first = sorted(scored, key=lambda candidate: -candidate.score)
-        return Ranking(tuple(best_first), self.label_mass, self.entropy)
+        unblended = log_softmax(np.array([candidate.score for candidate in best_first])).tolist() if scored else ()
+        return Ranking(tuple(best_first), self.label_mass, self.entropy, unblended=tuple(unblended))
 
 
 class FakeHistories:
@@ -213,7 +215,7 @@ class AnsweringRanking:
         await asyncio.sleep(self._seconds)
         count = len(request.candidates)
         items = [
-            RankedItem(item_id=item.item_id, score=(count - place) / count)
+            RankedItem(item_id=item.item_id, score=(count - place) / count, ranker_score=-1.0 - place)
             for place, item in enumerate(reversed(request.candidates))
         ]
         return self._distort(

@@ -79,7 +79,6 @@ def shipped() -> list[Path]:
 
 def _show(args: Demo) -> None:
     from services.commands.orders import columns, said, table
-    from shared.candidate import Candidate
     from shared.data.prepared import load
 
     _prepare(args.home)
@@ -94,9 +93,9 @@ def _show(args: Demo) -> None:
         asked = {"user_id": args.user, "limit": CANDIDATES, "timeout_ms": 10_000, "include": ["scores"]}
         retrieved = _ask(base, asked | {"ranker": "retrieval"})
         ranked = {name: _ask(base, asked | {"ranker": name}) for name in RANKERS}
-        candidates = [Candidate(data.catalog.index(i["item_id"]), i["retrieval_score"]) for i in retrieved["items"]]
-        rankers = columns(shipped(), data, history, candidates)
-        print(f"\n{len(candidates)} candidates of {retrieved['model']['retriever']}: their place as served by each")
+        rankers = columns(shipped(), ranked)
+        found, maker = len(retrieved["items"]), retrieved["model"]["retriever"]
+        print(f"\n{found} candidates of {maker}: their place as served by each")
         print("ranker, and in brackets the place that its language model alone would give them\n")
         print("\n".join(table(data, retrieved, ranked, rankers)) + "\n")
         print("\n".join(said(rankers)))

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.loading import SERVED_AS
+from shared.artifact import open_artifact
 
 if TYPE_CHECKING:
-    from shared.candidate import Candidate
     from shared.data.prepared import Prepared
-    from shared.history import History
 
 TITLE = 36
 
@@ -28,26 +27,22 @@ class Column:
     own: Mapping[str, int]
 
 
-def columns(
-    folders: Sequence[Path], data: Prepared, history: History, candidates: Sequence[Candidate], device: str = "auto"
-) -> list[Column]:
-    """Each ranker asked without its blend, over one backbone in memory. Raises BadArtifact."""
-    from ranker.backbone import Pool
-    from ranker.llamarec.rank import LlamaRecRanker
-    from ranker.opinion import BlendedRanker
-    from ranker.registry import load
-
-    pool, found = Pool(device), []
+def columns(folders: Sequence[Path], ranked: Mapping[str, Mapping[str, Any]]) -> list[Column]:
+    """ranked: answers of POST /recommend with `include: ["scores"]`, by ranker. Raises BadArtifact."""
+    found = []
     for folder in folders:
-        loaded = load(folder, data.catalog, device=device, pool=pool)
-        ranker, manifest = loaded.ranker, loaded.manifest
-        assert isinstance(ranker, LlamaRecRanker | BlendedRanker)
-        blend, ranker.weight = ranker.weight, 1.0
-        [ranking] = ranker.rank([history], [list(candidates)])
-        own = {data.catalog[c.item].id: place for place, c in enumerate(ranking.candidates, start=1)}
-        method = SERVED_AS.get(manifest.method, manifest.method)
-        found.append(Column(method, blend, manifest.metrics.get("blend_gain", {}), own))
+        manifest = open_artifact(folder, "ranker")
+        name = SERVED_AS.get(manifest.method, manifest.method)
+        gain = manifest.metrics.get("blend_gain", {})
+        found.append(Column(name, manifest.extra["blend"], gain, _own(ranked[name])))
     return found
+
+
+def _own(answer: Mapping[str, Any]) -> dict[str, int]:
+    """Nothing where the language model had no part in the answer. A tie keeps the order as served."""
+    scored = [item for item in answer["items"] if "ranker_score" in item]
+    by_score = sorted(scored, key=lambda item: -item["ranker_score"])
+    return {item["item_id"]: place for place, item in enumerate(by_score, start=1)}
 
 
 def table(
@@ -60,7 +55,8 @@ def table(
     for item in retrieved["items"]:
         one = item["item_id"]
         cells = "".join(
-            f"{served[ranker.name].get(one, 0) or '-':>4} {'(' + str(ranker.own[one]) + ')':>5}" for ranker in rankers
+            f"{served[ranker.name].get(one, '-'):>4} {'(' + str(ranker.own.get(one, '-')) + ')':>5}"
+            for ranker in rankers
         )
         lines.append(f"{item['rank']:>9}  {_title(data, one):<{TITLE}}{cells}")
     return lines

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -92,7 +93,7 @@ def promoted(
     for place in range(1, limit + 1):
         one = fixed.get(place)
         if one is not None:
-            placed.append(Placed(one.item, one.score, Source.PROMOTION, one.because))
+            placed.append(replace(one, source=Source.PROMOTION))
         elif (following := next(rest, None)) is not None:
             placed.append(following)
     return placed + list(rest)

@@ -25,6 +25,7 @@ class Placed:
     score: float | None
     source: str
     because: list[Because] | None = None
+    ranker_score: float | None = None
 
 
 class RankedList(BaseModel):
@@ -51,7 +52,10 @@ class RankedList(BaseModel):
             return self.by_retriever
         by_id = {one.item.item_id: one for one in self.by_retriever}
         name = self.ranked.ranker
-        head = [Placed(by_id.pop(one.item_id).item, one.score, name, one.because) for one in self.ranked.items]
+        head = [
+            Placed(by_id.pop(one.item_id).item, one.score, name, one.because, one.ranker_score)
+            for one in self.ranked.items
+        ]
         return (*head, *by_id.values())
 
     @cached_property
@@ -64,8 +68,8 @@ class RankedList(BaseModel):
         return self.model_copy(update={"rung": "cache"}) if self.ranked else self
 
     @cached_property
-    def heads(self) -> dict[tuple[int, bool, bool], list[RecommendedItem]]:
-        """As they stand in answers, by how many they are, whether the ranker was trusted, and whether with metadata."""
+    def heads(self) -> dict[tuple[int, bool, frozenset[str]], list[RecommendedItem]]:
+        """As they stand in answers, by how many they are, whether the ranker was trusted, and what is included."""
         return {}
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -26,6 +26,8 @@ from shared.wire.recommend import Experiment, Models, RecommendAnswer, Recommend
 
 HEADS = 4
 """Of one list, by their lengths."""
+SHOWN = frozenset({"metadata", "scores"})
+"""What may be included of every list; reasons are a list of their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ class Recommender:
         question = self._question(course, request, person)
         made, confident = await self._ladder.descend(course, question)
         order = await self._order(course, request, person, made, confident)
-        return answer_of(course, made, order, confident, "metadata" in request.include, experiment), made
+        return answer_of(course, made, order, confident, request.include, experiment), made
 
     def _question(self, course: Course, request: RecommendRequest, person: Person) -> Question:
         return Question(
@@ -203,13 +205,13 @@ def answer_of(
     made: RankedList,
     order: Sequence[Placed],
     confident: bool,
-    metadata: bool,
+    include: Collection[str],
     experiment: Experiment | None = None,
 ) -> RecommendAnswer:
     ranked, fresh = made.ranked, course.cache == "miss"
     return RecommendAnswer(
         recommendation_id=os.urandom(16).hex(),
-        items=_items(made, order, confident, metadata),
+        items=_items(made, order, confident, SHOWN.intersection(include)),
         model=Models(
             ranker=ranked.model if ranked else None, retriever=made.found.model, catalog=made.found.catalog[:12]
         ),
@@ -229,20 +231,21 @@ def answer_of(
     )
 
 
-def _items(made: RankedList, order: Sequence[Placed], confident: bool, metadata: bool) -> list[RecommendedItem]:
+def _items(made: RankedList, order: Sequence[Placed], confident: bool, shown: frozenset[str]) -> list[RecommendedItem]:
     """Made once for the first so many of a list, which is what nearly everybody gets."""
     if tuple(order) != ordered(made, confident)[: len(order)]:
-        return _itemized(order, metadata)
-    key = (len(order), confident, metadata)
+        return _itemized(order, shown)
+    key = (len(order), confident, shown)
     found = made.heads.get(key)
     if found is None:
-        found = _itemized(order, metadata)
+        found = _itemized(order, shown)
         if len(made.heads) < HEADS:
             made.heads[key] = found
     return found
 
 
-def _itemized(order: Sequence[Placed], metadata: bool) -> list[RecommendedItem]:
+def _itemized(order: Sequence[Placed], shown: frozenset[str]) -> list[RecommendedItem]:
+    metadata, scores = "metadata" in shown, "scores" in shown
     return [
         RecommendedItem(
             item_id=one.item.item_id,
@@ -250,6 +253,7 @@ def _itemized(order: Sequence[Placed], metadata: bool) -> list[RecommendedItem]:
             source=one.source,
             score=one.score,
             retrieval_score=one.item.score,
+            ranker_score=one.ranker_score if scores else None,
             metadata=one.item.metadata if metadata else None,
             because=one.because,
         )

@@ -63,7 +63,7 @@ class Reranker:
         )
         made, confident = await self._ladder.descend(course, question)
         order = ordered(made, confident)[: request.limit]
-        return answer_of(course, made, order, confident, question.metadata, experiment)
+        return answer_of(course, made, order, confident, request.include, experiment)
 
     async def rerank(self, request: RerankRequest, deadline: Deadline, tenant: str = "default") -> RerankAnswer:
         """Raises BadInput where no document names an item."""

@@ -175,14 +175,16 @@ class RankingService:
         self, name: RankerName, served: Served, ranked: Ranked, left: Mapping[int, Mapping[int, float]] | None
     ) -> RankAnswer:
         ranking = ranked.ranking
+        own = ranking.unblended or [None] * len(ranking.candidates)
         return RankAnswer(
             items=[
                 RankedItem(
                     item_id=self._catalog[candidate.item].id,
                     score=candidate.score,
+                    ranker_score=unblended,
                     because=None if left is None else self._because(candidate, left.get(candidate.item, {})),
                 )
-                for candidate in ranking.candidates
+                for candidate, unblended in zip(ranking.candidates, own, strict=True)
             ],
             model=served.card.name,
             ranker=name,
@@ -221,8 +223,11 @@ def _without(user: History, item: int) -> History:
 
 def _require_sense(model: str, ranked: Ranked, asked: Sequence[Candidate]) -> None:
     ranking = ranked.ranking
-    numbers = [ranking.label_mass, ranking.entropy, *(candidate.score for candidate in ranking.candidates)]
+    scores = [candidate.score for candidate in ranking.candidates]
+    numbers = [ranking.label_mass, ranking.entropy, *scores, *ranking.unblended]
     if not all(math.isfinite(number) for number in numbers):
         raise BadAnswer(f"{model} scored with NaN or infinity")
     if sorted(candidate.item for candidate in ranking.candidates) != sorted(candidate.item for candidate in asked):
         raise BadAnswer(f"{model} answered other items than it was given")
+    if len(ranking.unblended) not in (0, len(scores)):
+        raise BadAnswer(f"{model} has {len(ranking.unblended)} scores of its own for {len(scores)} candidates")

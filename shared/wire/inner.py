@@ -112,8 +112,11 @@ class RankRequest(Request):
 
 
 class RankedItem(Answer):
+    """ranker_score: the language model's own log probability, before the blend."""
+
     item_id: str
     score: Score
+    ranker_score: Score | None = None
     because: list[Because] | None = None
 
 

@@ -107,6 +107,11 @@ class RecommendedItem(Answer):
     source: str
     score: float | None = None
     retrieval_score: float | None = None
+    ranker_score: float | None = Field(
+        default=None,
+        description="With include scores: the language model's own log probability of the item among those it ranked, "
+        "before the blend. By it alone they stand in the model's own order.",
+    )
     metadata: ItemMetadata | None = None
     because: list[Because] | None = Field(
         default=None, description="With include explain: measured, the strongest first; empty where nothing helped."

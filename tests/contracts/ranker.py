@@ -38,6 +38,12 @@ class RankerContract:
             assert 0 <= ranking.label_mass <= 1 + 1e-6
             assert 0 <= ranking.entropy <= math.log(max(2, len(ranking.candidates))) + 1e-6
 
+    def test_what_it_says_unblended_is_one_distribution_over_its_candidates(self, ranker: Ranker) -> None:
+        for ranking in self.ranked(ranker):
+            if ranking.unblended:
+                assert len(ranking.unblended) == len(ranking.candidates)
+                assert sum(map(math.exp, ranking.unblended)) == pytest.approx(1)
+
     def test_ties_keep_the_order_they_came_in(self, ranker: Ranker) -> None:
         for ranking, given in zip(self.ranked(ranker), self.candidates(), strict=True):
             place = {candidate.item: place for place, candidate in enumerate(given)}

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 
+from ranker.blend import log_softmax
 from ranker.opinion import BlendedRanker, Opinion
 from shared.candidate import Candidate
 from shared.history import History
+from shared.protocols import Reused
 
 
 def test_a_language_model_that_is_not_heard_makes_nothing_doubtful() -> None:
@@ -22,3 +25,24 @@ def test_a_language_model_that_is_not_heard_makes_nothing_doubtful() -> None:
     for weight, mass in ((0.0, 1.0), (0.5, 0.01)):
         [ranking] = BlendedRanker(Unsure(), weight).rank([History((1,))], [given])
         assert ranking.label_mass == mass
+
+
+def test_each_candidate_keeps_what_the_language_model_alone_says_of_it() -> None:
+    class Sure:
+        max_candidates = 5
+
+        def score(self, histories: Sequence[History], items: Sequence[Sequence[int]]) -> list[Opinion]:
+            return [Opinion(np.array([0.1 * item for item in listed])) for listed in items]
+
+        def tokens(self, history: History, items: Sequence[int]) -> int:
+            return 0
+
+        def reused(self) -> Reused:
+            return Reused()
+
+    given = [Candidate(3, 9.0), Candidate(8, 2.0), Candidate(5, 1.0)]
+    own = dict(zip([3, 8, 5], log_softmax(np.array([0.3, 0.8, 0.5])), strict=True))
+    for weight, first in ((0.0, 3), (1.0, 8)):
+        [ranking] = BlendedRanker(Sure(), weight).rank([History((1,))], [given])
+        assert ranking.candidates[0].item == first
+        assert list(ranking.unblended) == pytest.approx([own[c.item] for c in ranking.candidates])

@@ -12,9 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from ranker import backbone
+from ranker.blend import log_softmax
 from ranker.fit import ADAPTER, add_lora, set_adapter_weights
 from ranker.registry import load
 from shared.artifact import MANIFEST, Manifest, seal
+from shared.candidate import Candidate
 from shared.catalog import Catalog
 from shared.errors import (
     BadArtifact,
@@ -25,6 +27,7 @@ from shared.errors import (
     LabelMismatch,
     MissingFile,
 )
+from shared.history import History
 from shared.protocols import Ranker
 from tests.contracts.ranker import RankerContract
 from tests.ranker import tiny
@@ -52,6 +55,21 @@ def reseal(folder: Path, change: Callable[[Manifest], Manifest]) -> None:
 
 def other_extra(folder: Path, **extra: object) -> None:
     reseal(folder, lambda manifest: manifest.model_copy(update={"extra": manifest.extra | extra}))
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
+def test_the_blend_of_what_it_says_unblended_is_what_it_answers(artifact: Path, weight: float) -> None:
+    """The blend's equation, item by item; at 0 the order is the retriever's and the unblended one is not."""
+    ranker = load(artifact, CATALOG, device="cpu").ranker
+    ranker.weight = weight  # type: ignore[attr-defined]
+    given = [Candidate(item, float(20 - place)) for place, item in enumerate(range(5, 13))]
+    [ranking] = ranker.rank([History((1, 2, 3), "u1")], [given])
+    retrieved = dict(zip([c.item for c in given], log_softmax(np.array([c.score for c in given])), strict=True))
+    for candidate, own in zip(ranking.candidates, ranking.unblended, strict=True):
+        assert candidate.score == pytest.approx((1 - weight) * retrieved[candidate.item] + weight * own)
+    if weight == 0:
+        assert [c.item for c in ranking.candidates] == [c.item for c in given]
+        assert list(ranking.unblended) != sorted(ranking.unblended, reverse=True)
 
 
 def test_what_was_trained_loads_tests_itself_and_ranks_with_its_fitted_weight(artifact: Path) -> None:

@@ -1,23 +1,15 @@
-"""Rankers side by side, over the tiny backbone."""
+"""Rankers side by side, out of what the service answered."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import pytest
-import torch
-
-from ranker import backbone
-from ranker.registry import load
+from services.commands.demo import RANKERS, shipped
 from services.commands.orders import Column, columns, said, table
-from shared.candidate import Candidate
-from shared.history import History
+from shared.artifact import open_artifact
 from tests.ranker import tiny
-from tests.ranker.cllm4rec import made as cllm4rec
 
 DATA = tiny.DATA
-CANDIDATES = [Candidate(item, float(30 - item)) for item in range(11, 16)]
 
 
 def answer(items: list[int]) -> dict[str, Any]:
@@ -26,18 +18,6 @@ def answer(items: list[int]) -> dict[str, Any]:
 
 def own(items: list[int]) -> dict[str, int]:
     return {DATA.catalog[i].id: place for place, i in enumerate(items, start=1)}
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    out = tmp_path_factory.mktemp("orders")
-    tokenizer = tiny.bpe(tiny.corpus())
-    folder = tiny.save(out / "tiny", tokenizer, tiny.llama(len(tokenizer)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(backbone, "best_dtype", lambda device: torch.float32)
-        tiny.trained(out / "llamarec", folder)
-        cllm4rec.trained(out / "recllm", folder, content_first=8, pretrain=8, tune=8)
-    return [out / "llamarec", out / "recllm"]
 
 
 def test_each_line_has_the_place_as_served_and_the_language_models_own() -> None:
@@ -59,13 +39,22 @@ def test_a_blend_of_0_is_said_in_words_and_another_with_what_it_gained() -> None
     assert "blend 0.25, +0.0040 NDCG@10 on validation users, 95 % -0.0010 to +0.0100" in lines[1]
 
 
-def test_the_own_order_is_that_of_a_blend_of_1(folders: list[Path]) -> None:
-    history = History((1, 2, 3), "u1")
-    found = columns(folders, DATA, history, CANDIDATES, device="cpu")
-    assert [column.name for column in found] == ["llamarec", "recllm"]
-    for column, folder in zip(found, folders, strict=True):
-        loaded = load(folder, DATA.catalog, device="cpu")
-        assert column.blend == loaded.manifest.extra["blend"]
-        loaded.ranker.weight = 1.0  # type: ignore[attr-defined]
-        [ranking] = loaded.ranker.rank([history], [CANDIDATES])
-        assert list(column.own) == [DATA.catalog[c.item].id for c in ranking.candidates]
+def test_the_own_places_are_those_of_the_answers_own_scores() -> None:
+    items = [
+        {"item_id": "a", "rank": 1, "ranker_score": -2.0},
+        {"item_id": "b", "rank": 2, "ranker_score": -0.5},
+        {"item_id": "c", "rank": 3, "ranker_score": -2.0},
+        {"item_id": "d", "rank": 4},
+    ]
+    found = columns(shipped(), {name: {"items": items} for name in RANKERS})
+    assert [column.name for column in found] == list(RANKERS)
+    for column, folder in zip(found, shipped(), strict=True):
+        assert column.own == {"b": 1, "a": 2, "c": 3}
+        assert column.blend == open_artifact(folder, "ranker").extra["blend"]
+
+
+def test_a_ranker_that_had_no_part_in_its_answer_shows_dashes() -> None:
+    late = {"items": [{"item_id": DATA.catalog[11].id, "rank": 1}]}
+    found = columns(shipped(), dict.fromkeys(RANKERS, late))
+    [_, line] = table(DATA, late, dict.fromkeys(RANKERS, late), found)
+    assert line.split()[-8:] == ["1", "(-)"] * 4

@@ -64,6 +64,31 @@ async def test_both_scores_stand_beside_each_item() -> None:
     assert (first.score, first.retrieval_score) == (1.0, 41.0)
 
 
+async def test_the_language_models_own_score_comes_where_scores_are_included_and_it_had_a_part() -> None:
+    parts = await Parts(ranking=fakes.AnsweringRanking()).started()
+
+    async def ask(**request: Any) -> RecommendAnswer:
+        asked = RecommendRequest(**({"user_id": "u1", "limit": 22} | request))
+        return await parts.recommender.recommend(asked, parts.policy.deadline(1000))
+
+    plain, told, again, retrieved = [
+        await ask(),
+        await ask(include=["scores"]),
+        await ask(include=["scores"]),
+        await ask(include=["scores"], ranker="retrieval"),
+    ]
+    assert {item.ranker_score for item in (*plain.items, *retrieved.items)} == {None}
+    assert [item.ranker_score for item in told.items] == [-1.0 - place for place in range(20)] + [None] * 2
+    assert again.items == told.items
+    assert again.cache == "hit"
+
+
+async def test_a_promoted_item_keeps_the_language_models_own_score() -> None:
+    promoted = {"item_ids": ["i6"], "position": 1}
+    found = await answer(limit=3, include=["scores"], promotions=[promoted])
+    assert (found.items[0].item_id, found.items[0].source, found.items[0].ranker_score) == ("i6", "promotion", -20.0)
+
+
 async def test_ranks_count_from_one_without_gaps() -> None:
     assert [item.rank for item in (await answer(limit=30)).items] == list(range(1, 31))
 

@@ -52,6 +52,9 @@ async def test_candidates_come_back_best_first_with_model_and_times() -> None:
     assert [item.item_id for item in found.items] == ["i9", "i8", "i7"]
     assert (found.model, found.ranker, found.label_mass) == ("llamarec@0000bbbb", "llamarec", 0.9)
     assert found.rank_ms >= 0
+    own = [item.ranker_score for item in found.items]
+    assert own == sorted(own, key=lambda score: -(score or 0))
+    assert None not in own
 
 
 class LikesSequels(fakes.FakeRanker):
@@ -149,6 +152,8 @@ class DistortingRanker(fakes.FakeRanker):
         lambda good: Ranking((Candidate(7, float("nan")), *good.candidates[1:])),
         lambda good: Ranking(good.candidates, label_mass=float("nan")),
         lambda good: Ranking(good.candidates, entropy=float("inf")),
+        lambda good: Ranking(good.candidates, unblended=(float("-inf"), 0.0, 0.0)),
+        lambda good: Ranking(good.candidates, unblended=(0.0, 0.0)),
         lambda good: Ranking(good.candidates[1:]),
         lambda good: Ranking((good.candidates[0],) * 3),
         lambda good: Ranking((Candidate(50, 1.0), *good.candidates[1:])),
