@@ -63,7 +63,7 @@ def behaviour_scores(behaviour: Behaviour, slates: Sequence[Slate]) -> np.ndarra
 
 
 def _padded(rows: Sequence[np.ndarray]) -> np.ndarray:
-    scores_UC = np.full((len(rows), max(map(len, rows), default=0)), -np.inf)
+    scores_UC = np.full((len(rows), max(map(len, rows), default=1)), -np.inf)
     for row, scores_C in zip(scores_UC, rows, strict=True):
         row[: len(scores_C)] = scores_C
     return scores_UC
@@ -97,8 +97,12 @@ def report(scorer: LLaRAScorer, data: NextData, config: LLaRAConfig, users: int 
     )
     behaviour_UC, told_UC = behaviour_scores(model.behaviour, slates), opinions(scorer, slates)
     rows = {"sequential model": measured(first(behaviour_UC), slates), "as served": measured(first(told_UC), slates)}
-    fitted = fit(behaviour_scores(model.behaviour, valid), opinions(scorer, valid), right_places(valid), config.seed)
-    rows["blended"] = measured(first(blend(behaviour_UC, told_UC, fitted.weight)), slates)
+    blended: dict[str, Any] = {}
+    if valid:
+        valid_UC = behaviour_scores(model.behaviour, valid)
+        fitted = fit(valid_UC, opinions(scorer, valid), right_places(valid), config.seed)
+        rows["blended"] = measured(first(blend(behaviour_UC, told_UC, fitted.weight)), slates)
+        blended["blend"] = {"weight": fitted.weight, "slates": len(valid)} | blend_report(fitted)
     if model.prompts.answer == "title":
         answers = generate(model, slates, scorer.hybrid, "generate")
         places = [named(answer, told_titles(model, slate)) for answer, slate in zip(answers, slates, strict=True)]
@@ -109,5 +113,4 @@ def report(scorer: LLaRAScorer, data: NextData, config: LLaRAConfig, users: int 
         "slates": len(slates),
         "seed": config.seed,
         "rows": rows,
-        "blend": {"weight": fitted.weight, "slates": len(valid)} | blend_report(fitted),
-    }
+    } | blended

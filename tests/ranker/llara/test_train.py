@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -212,6 +213,16 @@ def test_a_slate_that_is_short_of_candidates_is_measured_beside_whole_ones(artif
     slates = [Slate([1], [2, 3, 4], 2), Slate([2], [5, 1], 0)]
     for scores_UC in (evaluate.opinions(scorer, slates), evaluate.behaviour_scores(scorer.model.behaviour, slates)):
         assert np.isfinite(scores_UC).tolist() == [[True] * 3, [True, True, False]]
+
+
+def test_without_validation_slates_there_is_no_blend_to_report(artifacts: dict[str, Path]) -> None:
+    loaded = load(artifacts["letter"], CATALOG, device="cpu")
+    scorer = loaded.ranker.scorer  # type: ignore[attr-defined]
+    config = made.config(Path("nowhere"))
+    data = nexts_of(tiny.DATA, config)
+    told = report(scorer, replace(data, valid=data.valid.take(np.arange(0))), config)
+    assert "blend" not in told
+    assert set(told["rows"]) == {"sequential model", "as served"}
 
 
 def test_an_answer_that_names_nothing_is_neither_valid_nor_a_hit(artifacts: dict[str, Path]) -> None:
