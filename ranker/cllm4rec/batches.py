@@ -17,12 +17,13 @@ Review = tuple[int, int, str]
 
 
 def interactions_at(step: int, parts: Holdout, documents: Documents, config: CLLM4RecConfig) -> list[Document]:
-    """For an L-step: users' items, reordered at random."""
+    """For an L-step: users' items, reordered at random; of many a random part."""
     active = _active(parts, 1)
     batch = []
     for user in active[rows_at(step, config.batch, len(active), config.seed + 1)]:
         rng = np.random.default_rng((config.seed, 1, step, user))
-        batch.append(documents.interactions(int(user) + 1, reordered(parts.train[user], rng, config.reorder)))
+        told = reordered(parts.train[user], rng, config.reorder, config.most_items)
+        batch.append(documents.interactions(int(user) + 1, told))
     return batch
 
 
@@ -43,7 +44,8 @@ def maskings_at(step: int, parts: Holdout, documents: Documents, config: CLLM4Re
     for user in active[rows_at(step, config.batch, len(active), config.seed + 3)]:
         rng = np.random.default_rng((config.seed, 3, step, user))
         shown, held = masked(parts.train[user], config.masked, rng)
-        batch.append(documents.recommendation(int(user) + 1, reordered(shown, rng, config.reorder), held))
+        told = reordered(shown, rng, config.reorder, config.most_items)
+        batch.append(documents.recommendation(int(user) + 1, told, held))
     return batch
 
 
@@ -53,9 +55,12 @@ def contents(catalog: Catalog, documents: Documents, reviews: Sequence[Review] =
     return items + [documents.reviewed(user, item, text) for user, item, text in reviews]
 
 
-def reordered(items: np.ndarray, rng: np.random.Generator, reorder: bool) -> list[int]:
-    """The same items, each once (section 3.3.4)."""
-    return (rng.permutation(items) if reorder else items).tolist()
+def reordered(items: np.ndarray, rng: np.random.Generator, reorder: bool, most: int) -> list[int]:
+    """The same items, each once, in random order or in their own (section 3.3.4); of more than `most` a random part, so
+    that every item is told in time either way."""
+    order_N = rng.permutation(len(items)) if reorder or len(items) > most else np.arange(len(items))
+    kept_N = order_N[:most]
+    return items[kept_N if reorder else np.sort(kept_N)].tolist()
 
 
 def masked(items: np.ndarray, share: float, rng: np.random.Generator) -> tuple[np.ndarray, list[int]]:

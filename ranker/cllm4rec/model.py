@@ -6,7 +6,7 @@ Shapes:  B documents  T tokens  D hidden width  S slots = U users + I items  N p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -33,11 +33,22 @@ class Embeddings(nn.Module):
 
 
 class CLLM4Rec:
-    """teller: the content LLM, where `base` is cut to its first layers, which the head over words cannot read."""
+    """teller: the content LLM, where `base` is cut to its first layers, which the head over words cannot read.
 
-    def __init__(self, base: Backbone, embeddings: Embeddings, lambda_c: float, teller: Backbone | None = None) -> None:
+    told: the slots that content documents name; None for all. Of any other slot nothing says what its content embedding
+    is: the best one is its collaborative embedding, and there is no pull. So with users who have written no review.
+    """
+
+    def __init__(
+        self,
+        base: Backbone,
+        embeddings: Embeddings,
+        lambda_c: float,
+        teller: Backbone | None = None,
+        told: Iterable[int] | None = None,
+    ) -> None:
         self.base, self.embeddings, self.lambda_c = base, embeddings, lambda_c
-        self.teller = teller or base
+        self.teller, self.told = teller or base, None if told is None else set(told)
         self.vocabulary: int = base.model.get_input_embeddings().num_embeddings
 
     def l_loss(self, batch: Sequence[Document]) -> Tensor:
@@ -76,7 +87,8 @@ class CLLM4Rec:
         return F.linear(vectors_BD, self.embeddings.items_ID.float())
 
     def _pull(self, batch: Sequence[Document], own_SD: Tensor, other_SD: Tensor) -> Tensor:
-        slots_N = torch.tensor([slot for d in batch for slot in d.slots], device=own_SD.device)
+        slots = [slot for d in batch for slot in d.slots if self.told is None or slot in self.told]
+        slots_N = torch.tensor(slots, dtype=torch.long, device=own_SD.device)
         return mutual_regularisation(own_SD[slots_N], other_SD[slots_N], self.lambda_c)
 
 

@@ -76,7 +76,8 @@ def train(
     if first:
         embeddings.load_state_dict(_learnt(Path(config.pretrained), config))
     embeddings = embeddings.to(base.device, base.dtype)
-    model = CLLM4Rec(base, embeddings, config.lambda_c if config.content else 0.0, whole)
+    told = {slot for text in texts for slot in text.slots}
+    model = CLLM4Rec(base, embeddings, config.lambda_c if config.content else 0.0, whole, told)
     identity = {"config": asdict(config), "data": data.digest}
     stages: dict[str, tuple[int, float, bool, Callable[[int], Tensor]]] = {
         "content": (

@@ -68,6 +68,7 @@ def train(
         raise BadInput(f"no user has {config.shortest + 1} training items: there is no row to train on.")
     chosen = _behaviour(nexts, config, retriever_folder, base.device)
     behaviour = chosen.model
+    torch.manual_seed(config.seed)  # the same first weights whether the sequential model was trained here or taken
     wrapped = lora(base, config)
     projector = sr2llm(behaviour, base.model.config.hidden_size).to(base.device)
     model = LLaRA(base, prompt_builder(base, data.catalog, config), behaviour, projector)

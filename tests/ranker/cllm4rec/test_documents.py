@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -79,9 +80,20 @@ def test_the_prompts_end_survives_any_history_length(bpe: Backbone, length: int)
 
 @given(ITEM_LISTS, st.integers(0, 100))
 def test_reordering_never_drops_or_repeats_an_item(items: list[int], seed: int) -> None:
-    mixed = reordered(np.array(items), np.random.default_rng(seed), reorder=True)
-    assert sorted(mixed) == sorted(items)
-    assert reordered(np.array(items), np.random.default_rng(seed), reorder=False) == items
+    for most in (len(items), 100):
+        mixed = reordered(np.array(items), np.random.default_rng(seed), True, most)
+        assert sorted(mixed) == sorted(items)
+        assert reordered(np.array(items), np.random.default_rng(seed), False, most) == items
+
+
+@pytest.mark.parametrize("reorder", [True, False])
+def test_of_a_long_history_a_random_part_is_told_so_that_every_item_is_in_time(reorder: bool) -> None:
+    items = np.arange(1, 41)
+    rng = np.random.default_rng(0)
+    told = [reordered(items, rng, reorder, 10) for _ in range(60)]
+    assert {len(set(part)) for part in told} == {10}
+    assert set().union(*told) == set(items.tolist())
+    assert all(part == sorted(part) for part in told) is not reorder
 
 
 @given(ITEM_LISTS, st.floats(0.01, 0.99), st.integers(0, 100))

@@ -85,6 +85,26 @@ def test_recllm_is_the_multinomial_likelihood_of_the_held_out_items(bpe: Backbon
     assert float(model.rec_loss(batch)) == pytest.approx(total / 2, rel=1e-5)
 
 
+@torch.no_grad()
+def test_a_user_of_whom_no_content_document_tells_is_not_pulled(bpe: Backbone) -> None:
+    documents, model = made.documents(bpe), made.model(bpe)
+    batch = [documents.interactions(2, [4, 7])]
+    user, *items = batch[0].slots
+    apart_SD = (model.embeddings.collaborative_SD - model.embeddings.content_SD).double()
+
+    def pulled(told: list[Document]) -> float:
+        model.told = {slot for document in told for slot in document.slots}
+        return model.l_loss(batch).item()
+
+    titles = [documents.content(item, "Alien") for item in range(1, made.ITEMS + 1)]
+    review = documents.reviewed(2, 4, "Loud.")
+    half = 0.5 * made.LAMBDA
+    assert pulled(titles) - pulled([]) == pytest.approx(half * apart_SD[items].square().sum().item(), rel=1e-4)
+    assert pulled([*titles, review]) - pulled(titles) == pytest.approx(
+        half * apart_SD[user].square().sum().item(), rel=1e-4
+    )
+
+
 def test_the_regularisers_gradient_pulls_one_side_and_leaves_the_other() -> None:
     own = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
     other = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
