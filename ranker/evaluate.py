@@ -13,7 +13,9 @@ import numpy as np
 from ranker.engines.protocol import Engine
 from ranker.prompt import PromptBuilder
 from ranker.verbalizer import letters
+from shared.artifact import Manifest
 from shared.data.split import Case
+from shared.errors import BadInput
 from shared.history import History
 from shared.progress import progress
 from shared.protocols import Retriever
@@ -52,6 +54,16 @@ class Questions:
         items_UC = np.take_along_axis(self.items_UC, order_UC, axis=1)
         scores_UC = np.take_along_axis(self.scores_UC, order_UC, axis=1)
         return Questions(self.histories, items_UC, scores_UC, truth_U, self.user_ids)
+
+
+def require_held_out(manifest: Manifest) -> None:
+    """Raises BadInput for a ranker that trained on most of what a retriever's candidates are measured by."""
+    if manifest.config.get("split") == "random":
+        raise BadInput(
+            f"{manifest.name} was trained with split=random: it has seen most users' last items, so no blend and no "
+            "row over a retriever's candidates would mean anything. Evaluate it with --protocol cllm4rec, or train one "
+            "with split=last."
+        )
 
 
 def spread(everyone: list[Case], wanted: int) -> list[Case]:

@@ -177,6 +177,8 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], facts: Mapping[
     """Weights, moments and random state as safetensors, the rest as JSON; whole or not at all."""
     with writing(folder) as draft:
         everything = dict(tensors) | {"random": torch.get_rng_state()}
+        if torch.cuda.is_available():
+            everything["random.cuda"] = torch.cuda.get_rng_state()
         save_file({n: t.contiguous().clone() for n, t in everything.items()}, draft / "run.safetensors")
         write_text(draft / "run.json", json.dumps(facts))
 
@@ -206,4 +208,6 @@ def load_checkpoint(folder: Path, identity: Mapping[str, Any]) -> tuple[dict[str
             raise BadInput(f"--resume: {folder} was begun with another {key}. Start without --resume.")
     tensors = load_file(folder / "run.safetensors")
     torch.set_rng_state(tensors.pop("random"))
+    if (state := tensors.pop("random.cuda", None)) is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state)
     return tensors, facts

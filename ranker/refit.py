@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 from ranker.blend import fit, report
-from ranker.evaluate import CANDIDATES, ask
+from ranker.evaluate import CANDIDATES, ask, require_held_out
 from ranker.registry import heard, load
 from shared.artifact import Manifest, open_artifact, seal, writing
 from shared.data.prepared import Prepared
@@ -26,8 +26,10 @@ def refit(
     weight: float | None = None,
 ) -> Manifest:
     """Replaces the blend weight in the artifact `folder`; its weights and its golden score stay. weight: to take in
-    place of the fitted one. Raises CatalogMismatch for a ranker that knows the items of another catalogue."""
+    place of the fitted one. Raises CatalogMismatch for a ranker that knows the items of another catalogue, BadInput
+    for one that has seen what the fit asks."""
     before = open_artifact(folder, "ranker")
+    require_held_out(before)
     if before.method not in TITLES_ALONE:
         data.catalog.require(before.catalog_fingerprint, f"the ranker in {folder}")
     with writing(folder) as draft:

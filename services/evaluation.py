@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ranker.blend import blend, fit, log_softmax, truth_ranks
-from ranker.evaluate import CANDIDATES, Questions, ask, questions, spread
+from ranker.evaluate import CANDIDATES, Questions, ask, questions, require_held_out, spread
 from ranker.llamarec.likeness import opinion
 from ranker.llamarec.rank import LlamaRecRanker
 from ranker.opinion import BlendedRanker
@@ -25,6 +25,7 @@ from retriever.evaluate import excluded, ranks, retrieved
 from retriever.popularity import count
 from retriever.retrieve import LoadedRetriever
 from shared import metrics
+from shared.artifact import open_artifact
 from shared.data.prepared import Prepared
 from shared.data.split import Case, cases, train_sequence
 from shared.wire.base import RERANKED
@@ -274,13 +275,15 @@ def reliability(p_UC: np.ndarray, truth_U: np.ndarray) -> list[dict[str, float]]
 def load_both(
     data: Prepared, retriever: Path, ranker: Path | None, backbone: str | None, device: str
 ) -> tuple[LoadedRetriever, LoadedRanker | None]:
-    """Raises BadArtifact; the ranker has reproduced its golden score."""
+    """Raises BadArtifact, or BadInput for a ranker that has seen what is held out; the ranker has reproduced its golden
+    score."""
     from ranker.registry import load as load_ranker
     from retriever.retrieve import load as load_retriever
 
     first = load_retriever(retriever, data.catalog)
     if ranker is None:
         return first, None
+    require_held_out(open_artifact(ranker, "ranker"))
     second = load_ranker(ranker, data.catalog, backbone, device)
     second.self_test()
     return first, second

@@ -66,7 +66,12 @@ def _llara(args: Evaluate) -> dict[str, Any]:
     prepared = load(args.data) if is_prepared(args.data) else None
     assert args.ranker is not None
     config = config_of(LLaRAConfig, _manifest(args), args.ranker)
-    data = nexts_of(prepared, config) if prepared and not args.split else llara.read(args.split or args.data, prepared)
+    rows = {"window": config.history, "shortest": config.shortest}
+    data = (
+        nexts_of(prepared, config)
+        if prepared and not args.split
+        else llara.read(args.split or args.data, prepared, **rows)
+    )
     loaded, scorer = _loaded(args, data.catalog, LLaRAScorer)
     return report(scorer, data, config, args.users) | {"ranker": loaded}
 

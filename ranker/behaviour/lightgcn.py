@@ -26,27 +26,21 @@ class LightGCN(Behaviour):
         self.register_buffer(
             "edges_2E", torch.zeros(2, sizes.edges, dtype=torch.long) if edges_2E is None else edges_2E
         )
-        self._settled: Tensor | None = None
-
-    def train(self, mode: bool = True) -> LightGCN:
-        self._settled = None
-        super().train(mode)
-        return self
+        self._settled: tuple[int, Tensor] = (-1, torch.empty(0))
 
     def vectors(self) -> Tensor:
-        """M x D: the mean of all layers (equations 7 and 8). Kept while the model is in eval mode without gradient."""
-        if torch.is_grad_enabled():
-            self._settled = None  # the weights may be learning
-        elif self._settled is not None:
-            return self._settled
+        """M x D: the mean of all layers (equations 7 and 8). Without gradient kept for as long as the weights stay."""
+        version, settled_MD = self._settled
+        if version == self.nodes.weight._version and not torch.is_grad_enabled():
+            return settled_MD
         graph_MM = self._normalised()
         layer_MD = mean_MD = self.nodes.weight
         for _ in range(LAYERS):
             layer_MD = torch.sparse.mm(graph_MM, layer_MD)
             mean_MD = mean_MD + layer_MD
         mean_MD = mean_MD / (LAYERS + 1)
-        if not self.training and not torch.is_grad_enabled():
-            self._settled = mean_MD
+        if not torch.is_grad_enabled():
+            self._settled = self.nodes.weight._version, mean_MD
         return mean_MD
 
     def _normalised(self) -> Tensor:

@@ -73,8 +73,8 @@ class LRURec(Behaviour):
             x_BLD = feed_forward(recurrence(x_BLD, histories_BL != PAD))
         return x_BLD[:, -1]
 
-    def logits(self, users_B: Tensor, histories_BL: Tensor, items_B: Tensor) -> Tensor:
-        return super().logits(users_B, histories_BL, items_B) + self.bias_V[items_B]
+    def item_biases(self, items_N: Tensor) -> Tensor:
+        return self.bias_V[items_N]
 
 
 def read(folder: Path, catalog: Catalog) -> LRURec:

@@ -71,9 +71,14 @@ class Behaviour(nn.Module):
         """B x D. items_B: the items that the users are asked about, which matter where `by_item`."""
         raise NotImplementedError
 
+    def item_biases(self, items_N: Tensor) -> Tensor:
+        """N: what an item has for everybody, beside its vector."""
+        return torch.zeros(len(items_N), device=items_N.device)
+
     def logits(self, users_B: Tensor, histories_BL: Tensor, items_B: Tensor) -> Tensor:
         """B: how much each user wants each item."""
-        return (self.user_vectors(users_B, histories_BL, items_B) * self.item_vectors(items_B)).sum(-1)
+        product_B = (self.user_vectors(users_B, histories_BL, items_B) * self.item_vectors(items_B)).sum(-1)
+        return product_B + self.item_biases(items_B)
 
 
 def item_table(sizes: Sizes, std: float = 0.02) -> nn.Embedding:

@@ -21,7 +21,8 @@ class CLLM4RecConfig:
     belongs to the last one's states. The collaborative LLM's head is our own."""
     quantization: Quantization = "none"
     split: Split = "last"
-    """last: as served. random: a tenth of each user's items for validation and test (the paper)."""
+    """last: as served. random: a tenth of each user's items for validation and test (the paper): for the paper's
+    evaluation, not for a retriever's candidates, half of which it would know from training."""
     lambda_c: float = 1.0
     """Strength of the mutual regularisation."""
     content: bool = True
@@ -70,9 +71,7 @@ class CLLM4RecConfig:
 
 def full() -> CLLM4RecConfig:
     """The paper's schedule on a GPU: ten epochs of content, then both, on some 10,000 users and 6,000 items."""
-    return CLLM4RecConfig(
-        split="random", begin="random", content_first=60_000, pretrain=200_000, tune=200_000, validate_every=20_000
-    )
+    return CLLM4RecConfig(begin="random", content_first=60_000, pretrain=200_000, tune=200_000, validate_every=20_000)
 
 
 def demo() -> CLLM4RecConfig:
@@ -109,8 +108,10 @@ def configure(recipe: str, overrides: dict[str, str]) -> CLLM4RecConfig:
     at_least(0, config, "layers", "content_first", "pretrain", "tune", "content_batch", "warmup", "seed", "lambda_c")
     if not 0 < config.masked < 1:
         raise BadInput(f"masked={config.masked}: a share between 0 and 1")
-    if config.pretrained and not (config.finetune and config.tune):
+    if config.finetune and not config.tune:
+        raise BadInput("tune=0: nothing would be fine-tuned. Say tune=N, or finetune=false.")
+    if config.pretrained and not config.finetune:
         raise BadInput(f"pretrained={config.pretrained}: without fine-tuning nothing is left to train. Say tune=N.")
-    if not config.pretrain and not (config.finetune and config.tune):
+    if not config.pretrain and not config.finetune:
         raise BadInput("pretrain=0 and no fine-tuning: there is nothing to train. Say pretrain=N or tune=N.")
     return config

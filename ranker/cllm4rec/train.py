@@ -57,6 +57,11 @@ def train(
 
     Without a retriever the model stands alone, as in the paper; with one the blend is fitted to it.
     """
+    if retriever and config.split == "random":
+        raise BadInput(
+            "split=random trains on what the retriever is asked about in validation, so no blend can be fitted: say "
+            "split=last, or give no --retriever and evaluate with --protocol cllm4rec."
+        )
     first = _pretrained(data, config) if config.pretrained else None
     recorded = by_name(config, "pretrained")
     torch.manual_seed(config.seed)
@@ -78,7 +83,7 @@ def train(
     embeddings = embeddings.to(base.device, base.dtype)
     told = {slot for text in texts for slot in text.slots}
     model = CLLM4Rec(base, embeddings, config.lambda_c if config.content else 0.0, whole, told)
-    identity = {"config": asdict(config), "data": data.digest}
+    identity = {"config": asdict(recorded), "data": data.digest, "retriever": retriever_name}
     stages: dict[str, tuple[int, float, bool, Callable[[int], Tensor]]] = {
         "content": (
             config.content_first if config.content and not config.pretrained else 0,

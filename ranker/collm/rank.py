@@ -14,7 +14,7 @@ from ranker import weights
 from ranker.backbone import Backbone
 from ranker.behaviour import models
 from ranker.collm.model import Asked, CoLLM, mapping
-from ranker.collm.prompt import PairPrompts
+from ranker.collm.prompt import Features, PairPrompts
 from ranker.collm.recipes import CoLLMConfig
 from ranker.engines.protocol import Engine
 from ranker.engines.told import spliced
@@ -57,8 +57,9 @@ class CoLLMScorer:
         return [yes_C.cpu().numpy().astype(np.float64) for yes_C, _ in self.model.logits(asked, hybrid)]
 
     def tokens(self, history: History, items: Sequence[int]) -> int:
-        prompts = self.model.prompts
-        return len(prompts.prefix(history.items)) + sum(len(prompts.branch(item)) for item in items)
+        """As many as are read at most: an unknown user or item is asked about without its features."""
+        prompts, features = self.model.prompts, Features(0, 0) if self.model.behaviour else None
+        return len(prompts.prefix(history.items)) + sum(len(prompts.branch(item, features)) for item in items)
 
     def reused(self) -> Reused:
         return self.engine.reused() if isinstance(self.engine, TellsReuse) else Reused()

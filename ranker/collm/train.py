@@ -72,7 +72,7 @@ def train(
     behaviour = chosen.model if chosen else None
     projector = mapping(behaviour, base.model.config.hidden_size).to(base.device) if behaviour else None
     model = CoLLM(base, prompt_builder(base.tokenizer, data.catalog, config), behaviour, projector)
-    identity = {"config": asdict(config), "data": data.digest}
+    identity = {"config": asdict(recorded), "data": data.digest, "retriever": retriever_name}
     valid = _some(pairs.valid, config)
     told_N = _told(pairs.train, behaviour, config)
     units = slates(pairs.train, config.together) if config.packed else [np.array([n]) for n in range(len(pairs.train))]

@@ -92,7 +92,7 @@ def paper_format() -> LlamaRecConfig:
     return LlamaRecConfig(template="paper")
 
 
-def small() -> LlamaRecConfig:
+def full() -> LlamaRecConfig:
     """For SmolLM2 on a GPU: letters after titles, LoRA everywhere, one epoch."""
     return LlamaRecConfig(lora_targets=LINEAR_LAYERS, learning_rate=5e-4, binding_prompts=2000, negatives="mixed")
 
@@ -154,7 +154,7 @@ def titles() -> LlamaRecConfig:
 RECIPES: dict[str, Callable[[], LlamaRecConfig]] = {
     "paper": paper,
     "paper-format": paper_format,
-    "small": small,
+    "full": full,
     "demo": demo,
     "titles": titles,
 }

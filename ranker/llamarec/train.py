@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain, islice
 from pathlib import Path
@@ -97,7 +97,8 @@ def train(
     valid = ask(retriever, spread(list(cases(data, "valid")), config.validation_users), config.candidates)
     probe_D = torch.nn.Parameter(torch.zeros(base.model.config.hidden_size, device=base.device))
     optimizer = MasterAdamW([*(p for p in wrapped.parameters() if p.requires_grad), probe_D])
-    run = _Run(out.with_name(out.name + ".partial"), config, data.digest)
+    identity = {"config": asdict(recorded), "data": data.digest, "retriever": retriever_name}
+    run = _Run(out.with_name(out.name + ".partial"), config, identity)
     if resume:
         run.restore(wrapped, optimizer)
     total = warmups + (config.prompts or len(chosen))
@@ -232,10 +233,8 @@ def _ndcg(engine: LocalEngine, builder: PromptBuilder, questions: Questions, con
 class _Run:
     """How far a run is, and the best adapter so far."""
 
-    def __init__(self, folder: Path, config: LlamaRecConfig, digest: str) -> None:
-        self.folder = folder
-        self.identity = {"config": asdict(config), "data": digest}
-        self.config = config
+    def __init__(self, folder: Path, config: LlamaRecConfig, identity: Mapping[str, Any]) -> None:
+        self.folder, self.config, self.identity = folder, config, identity
         self.prompts = self.position = self.stale = self.best_prompts = 0
         self.best, self.loss, self.seconds = -1.0, 0.0, 0.0
         self.curve: list[tuple[int, float, float]] = []

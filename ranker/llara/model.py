@@ -86,14 +86,15 @@ class LLaRA:
         return self.prompts.build(history, candidates, self.behavioural if hybrid else self.none, number)
 
     def filling(self, histories: Sequence[Sequence[int]]) -> Fill:
-        """Behavioural tokens (equation 3): of items, and behind these of the users with these histories."""
+        """Behavioural tokens (equation 3): of items, and behind these of the users with as much of these histories as
+        the prompt tells."""
         items = len(self.prompts.titles)
 
         def fill(slots_S: Tensor) -> Tensor:
             users_S = slots_S >= items
             vectors_SD = self.behaviour.item_vectors(slots_S.masked_fill(users_S, 0))
             if users_S.any():
-                asked = [histories[slot - items] for slot in slots_S[users_S].tolist()]
+                asked = [self.prompts.kept(histories[slot - items]) for slot in slots_S[users_S].tolist()]
                 vectors_SD = vectors_SD.index_put((users_S,), self._users(asked).to(vectors_SD.dtype))
             return self.projector(vectors_SD)
 

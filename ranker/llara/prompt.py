@@ -54,8 +54,12 @@ class HybridPrompts:
     ) -> list[int]:
         """behavioural[i]: item i shows its behavioural token; all False is the text-only prompt. number: of the user
         among those that are asked at once; its slot stands behind the items'."""
-        kept = list(history[-self.max_history :]) if self.max_history else []
+        kept = self.kept(history)
         return self._until_user(kept, candidates, behavioural) + self._user(kept, behavioural, number)
+
+    def kept(self, history: Sequence[int]) -> list[int]:
+        """What a prompt tells of a history."""
+        return list(history[-self.max_history :]) if self.max_history else []
 
     def binding(
         self, candidates: Sequence[int], behavioural: Sequence[bool], asked: Sequence[int], first: int

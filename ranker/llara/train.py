@@ -94,7 +94,7 @@ def train(
         wrapped.eval()
         return hit_ratio(served, valid)
 
-    identity = {"config": asdict(config), "data": data.digest}
+    identity = {"config": asdict(recorded), "data": data.digest, "retriever": retriever_name}
     bound = Progress()
     if config.binding_prompts:
         begin = Pace.of(config, prompts=config.binding_prompts)

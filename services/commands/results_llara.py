@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,7 @@ def section(folder: Path) -> str:
     ]
     for name, (hit, valid) in PAPER.get(folder.name, {}).items():
         lines.append(f"| {name} (paper) | {hit:.4f} |  | {'' if valid is None else f'{valid:.2f}'} |")
-    told = set()
-    for report in made:
-        behaviour = NAMES[report["ranker"]["config"]["behaviour"]]
-        if behaviour not in told:
-            lines.append(_row(behaviour, report["rows"]["sequential model"]))
-            told.add(behaviour)
+    lines += _sequential(made)
     for report in made:
         config = report["ranker"]["config"]
         name = f"LLaRA, {NAMES[config['behaviour']]}, {config['backbone']}, {_form(report['ranker'])}"
@@ -62,6 +57,20 @@ def section(folder: Path) -> str:
             f"{hardware['cores']} cores ({hardware['cpu']}, {hardware['gpu'] or 'no GPU'}).\n"
         )
     return "\n".join(lines)
+
+
+def _sequential(made: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A row for each sequential model under the runs; of several of one kind the weight decay tells them apart."""
+    found: dict[tuple[str, float], Mapping[str, Any]] = {}
+    for report in made:
+        config, trained = report["ranker"]["config"], report["ranker"]["metrics"]
+        key = NAMES[config["behaviour"]], trained["behaviour"]["weight_decay"]
+        found.setdefault(key, report["rows"]["sequential model"])
+    names = [name for name, _ in found]
+    return [
+        _row(f"{name}, weight decay {decay:g}" if names.count(name) > 1 else name, row)
+        for (name, decay), row in found.items()
+    ]
 
 
 def _ways(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:

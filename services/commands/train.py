@@ -209,7 +209,8 @@ def _llara(args: Ranker, overrides: dict[str, str]) -> Manifest:
 
     config = configure(args.recipe, overrides)
     prepared = load(args.data) if is_prepared(args.data) else None
-    data = prepared if prepared and not args.split else llara.read(args.split or args.data, prepared)
+    rows = {"window": config.history, "shortest": config.shortest}
+    data = prepared if prepared and not args.split else llara.read(args.split or args.data, prepared, **rows)
     return train(data, config, args.out, **_first_stage(args, data.catalog), resume=args.resume, device=args.device)
 
 

@@ -24,8 +24,9 @@ SHORTEST = 3
 """Items of history that a training row needs (the released code's rule)."""
 
 
-def read(folder: Path, everyone: Prepared | None = None) -> NextData:
-    """everyone: ML-100K, for the MovieLens folder. Raises BadInput for another folder."""
+def read(folder: Path, everyone: Prepared | None = None, *, window: int = WINDOW, shortest: int = SHORTEST) -> NextData:
+    """everyone: ML-100K, for the MovieLens folder. window: items of history, of the ten that the rows have at most.
+    shortest: items of history that a training row needs. Raises BadInput for another folder."""
     valid, test = (_frame(folder / f"{split}.parquet") for split in ("valid", "test"))
     files = [folder / "valid.parquet", folder / "test.parquet"]
     if "ml100k_user_id" in test.columns:
@@ -33,28 +34,28 @@ def read(folder: Path, everyone: Prepared | None = None) -> NextData:
             raise BadInput(f"{folder} holds no titles: give a prepared folder of all ML-100K with --data.")
         catalog = everyone.catalog
         index = {int(item.id) - 1: place for place, item in enumerate(catalog.items, start=1)}
-        train = _others(everyone, valid, test)
+        train = _others(everyone, valid, test, window, shortest)
     else:
         items = pl.read_parquet(folder / "items.parquet").sort("item_id")
         catalog = Catalog(tuple(Item(str(i), title) for i, title in items.select("item_id", "title").iter_rows()))
         index = {item: place for place, item in enumerate(items["item_id"].to_list(), start=1)}
-        train = _nexts(_frame(folder / "train.parquet"), index, SHORTEST)
+        train = _nexts(_frame(folder / "train.parquet"), index, window, shortest)
         files += [folder / "train.parquet", folder / "items.parquet"]
     digest = hashlib.sha256("".join(sha256(file) for file in files).encode()).hexdigest()
-    return NextData(folder.name, catalog, train, _nexts(valid, index), _nexts(test, index), digest)
+    return NextData(folder.name, catalog, train, _nexts(valid, index, window), _nexts(test, index, window), digest)
 
 
-def windows(sequences: list[np.ndarray], window: int = WINDOW, shortest: int = SHORTEST) -> Nexts:
+def windows(sequences: list[np.ndarray], window: int, shortest: int) -> Nexts:
     """Every item that comes after at least `shortest` others."""
     ends = [(s, t) for s in sequences for t in range(shortest, len(s))]
     histories = left_padded([s[max(0, t - window) : t] for s, t in ends], window)
     return Nexts(histories, np.array([s[t] for s, t in ends], dtype=np.int64))
 
 
-def _others(everyone: Prepared, valid: pl.DataFrame, test: pl.DataFrame) -> Nexts:
+def _others(everyone: Prepared, valid: pl.DataFrame, test: pl.DataFrame, window: int, shortest: int) -> Nexts:
     held = {str(user) for frame in (valid, test) for user in frame["ml100k_user_id"].to_list()}
     users = [u for u, user_id in enumerate(everyone.user_ids) if user_id not in held]
-    return windows([everyone.sequence(u) for u in users])
+    return windows([everyone.sequence(u) for u in users], window, shortest)
 
 
 def _frame(path: Path) -> pl.DataFrame:
@@ -67,9 +68,9 @@ def _frame(path: Path) -> pl.DataFrame:
     return frame
 
 
-def _nexts(frame: pl.DataFrame, index: dict[int, int], shortest: int = 0) -> Nexts:
+def _nexts(frame: pl.DataFrame, index: dict[int, int], window: int, shortest: int = 0) -> Nexts:
     rows = frame.select("seq", "next").iter_rows()
     found = [([index[i] for i in seq if i in index], index[following]) for seq, following in rows]
     found = [(history, following) for history, following in found if len(history) >= shortest]
     nexts_N = np.array([following for _, following in found], dtype=np.int64)
-    return Nexts(left_padded([history for history, _ in found], WINDOW), nexts_N)
+    return Nexts(left_padded([history for history, _ in found], window), nexts_N)

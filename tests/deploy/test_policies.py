@@ -288,7 +288,7 @@ def said(job: Path, *arguments: str) -> tuple[int, list[str]]:
     """The exit status, and the commands without their folders."""
     (job / "said").unlink(missing_ok=True)
     environment = {"PATH": f"{job / 'bin'}:/bin:/usr/bin", "JOB_NAME": f"{arguments[0]}-1"}
-    environment |= {"METHOD": "llamarec", "RECIPE": "small"}
+    environment |= {"METHOD": "llamarec", "RECIPE": "full"}
     done = subprocess.run(["sh", str(job / "job.sh"), *arguments], env=environment, capture_output=True, text=True)
     lines = (job / "said").read_text().splitlines()
     return done.returncode, [line.replace(str(job), "") for line in lines]
@@ -300,7 +300,7 @@ RUN = "/work/train-1"
 def test_a_training_job_publishes_both_stages(job: Path) -> None:
     status, lines = said(job, "train", "--dataset=ml-100k")
     made = f"--retriever {RUN}/retriever --data {RUN}/data --out {RUN}/ranker"
-    ranker = f"train ranker --method llamarec --recipe small {made}"
+    ranker = f"train ranker --method llamarec --recipe full {made}"
     assert status == 0
     assert lines == [
         f"data prepare --dataset=ml-100k --out {RUN}/data",

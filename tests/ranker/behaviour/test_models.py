@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from ranker.behaviour import lrurec
 from ranker.behaviour.fit import FitConfig, fit_nexts, fit_pairs, next_mrr, next_scores, pair_auc, pair_logits, select
@@ -16,7 +17,8 @@ from ranker.behaviour.lightgcn import LightGCN
 from ranker.behaviour.model import Behaviour, Sizes
 from ranker.behaviour.models import FILE, MODELS, load, save
 from ranker.behaviour.svdpp import SWIFT, SVDpp
-from ranker.weights import Precision
+from ranker.fit import overwrite
+from ranker.weights import Precision, settle
 from retriever import retrieve
 from retriever.lrurec import LRURec as Original
 from retriever.lrurec import LRURecConfig
@@ -40,7 +42,7 @@ def sizes(width: int = 16, users: int = 40) -> Sizes:
 
 def orderly() -> Nexts:
     """Whoever has item i takes item i + 1 next, round the end."""
-    return windows([(start + np.arange(12)) % ITEMS + 1 for start in range(ITEMS)], WINDOW)
+    return windows([(start + np.arange(12)) % ITEMS + 1 for start in range(ITEMS)], WINDOW, 3)
 
 
 def tastes(seed: int, rows: int = 3000) -> Pairs:
@@ -116,6 +118,13 @@ def test_lightgcn_is_the_mean_over_layers_of_a_dense_float64_graph() -> None:
         assert model.vectors() is model.vectors()
     items_N = torch.tensor([1, 5])
     np.testing.assert_allclose(model.item_vectors(items_N).detach(), expected[[6, 10]], atol=1e-6)
+    # Training puts the best weights back after its last validation: what was kept of others must go.
+    overwrite(model.nodes.weight, 2 * model.nodes.weight.detach())
+    with torch.no_grad():
+        np.testing.assert_allclose(model.vectors().numpy(), 2 * expected, atol=1e-6)
+        settle(model, "float16")
+        assert not np.array_equal(model.vectors().numpy(), (2 * expected).astype(np.float32))
+        np.testing.assert_allclose(model.vectors().numpy(), 2 * expected, atol=1e-3)
 
 
 def test_svdpp_is_biases_and_a_product_with_what_the_user_is_and_has() -> None:
@@ -157,6 +166,7 @@ def test_dins_user_depends_on_the_item_that_is_asked_about() -> None:
 def test_lrurec_out_of_its_file_is_the_retrievers_own(tmp_path: Path) -> None:
     torch.manual_seed(3)
     original = Original(LRURecConfig(items=ITEMS, width=16, state=24, blocks=3)).eval()
+    nn.init.normal_(original.bias_V)
     model = lrurec.LRURec(replace(sizes(), state=24, blocks=3))
     model.load_state_dict(original.state_dict(), strict=False)
     histories_BL = torch.from_numpy(orderly().histories_NL[:4]).long()
@@ -166,8 +176,10 @@ def test_lrurec_out_of_its_file_is_the_retrievers_own(tmp_path: Path) -> None:
         expected_BD = original.last(histories_BL)
         assert torch.allclose(model.user_vectors(nobody_B, histories_BL, nobody_B), expected_BD, atol=1e-5)
         items_B = torch.tensor([1, 2, 3, 4])
-        logits_B = original.scores(expected_BD)[torch.arange(4), items_B]
+        scores_BV = original.scores(expected_BD)
+        logits_B = scores_BV[torch.arange(4), items_B]
         assert torch.allclose(model.logits(nobody_B, histories_BL, items_B), logits_B, atol=1e-5)
+        assert torch.allclose(next_scores(model, histories_BL)[:, 1:], scores_BV[:, 1:], atol=1e-5)
 
 
 def test_a_retrievers_artifact_is_read_with_what_it_was_trained_on(tmp_path: Path) -> None:

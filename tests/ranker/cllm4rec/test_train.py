@@ -15,6 +15,7 @@ from ranker.cllm4rec.evaluate import measured, ndcg, recall, report
 from ranker.cllm4rec.model import CLLM4Rec
 from ranker.cllm4rec.rank import COUNTS, EMBEDDINGS, NEWCOMER, USERS, RecLLMScorer
 from ranker.cllm4rec.recipes import RECIPES, configure
+from ranker.refit import refit
 from ranker.registry import LoadedRanker, load
 from shared.artifact import Manifest, open_artifact, seal
 from shared.candidate import Candidate
@@ -131,6 +132,17 @@ def test_a_taste_is_learnt(bpe_folder: Path, tmp_path: Path) -> None:
     assert rows["recllm"]["recall@20"] > rows["popularity"]["recall@20"] + 0.1
     assert rows["recllm"]["ndcg@100"] > rows["popularity"]["ndcg@100"] + 0.05
     assert loaded.manifest.extra["blend"] == 1.0
+
+
+def test_the_papers_split_and_a_retrievers_candidates_do_not_go_together(bpe_folder: Path, tmp_path: Path) -> None:
+    """Most last items are training items of a random split: whatever is measured by them is too good."""
+    with pytest.raises(BadInput, match="split=random trains on"):
+        made.trained(tmp_path / "out", bpe_folder, split="random")
+    assert list(tmp_path.iterdir()) == []
+    made.trained(tmp_path / "out", bpe_folder, split="random", alone=True)
+    with pytest.raises(BadInput, match="was trained with split=random"):
+        refit(tiny.DATA, tiny.Neighbours(tiny.ITEMS), "neighbours@1", tmp_path / "out", "cpu")
+    load(tmp_path / "out", CATALOG, device="cpu").self_test()
 
 
 @pytest.mark.parametrize("variant", [{"content": False}, {"reorder": False}, {"finetune": False}])
@@ -252,6 +264,7 @@ def test_metrics_of_several_truths_are_those_of_a_plain_loop() -> None:
         ({"batch": "0"}, "batch=0"),
         ({"pretrain": "0", "finetune": "false"}, "nothing to train"),
         ({"pretrained": "somewhere", "finetune": "false"}, "nothing is left to train"),
+        ({"finetune": "true", "tune": "0"}, "nothing would be fine-tuned"),
     ],
 )
 def test_configs_that_cannot_train_are_refused(overrides: dict[str, str], fault: str) -> None:

@@ -10,8 +10,10 @@ import torch
 
 from ranker.backbone import Backbone
 from ranker.behaviour.models import Name
-from ranker.collm.model import Asked, mapping, pair_loss
+from ranker.collm.model import Asked, CoLLM, mapping, pair_loss
+from ranker.collm.rank import CoLLMScorer
 from shared.data.pairs import Pairs, left_padded
+from shared.history import History
 from tests.ranker.collm import made
 
 
@@ -50,6 +52,16 @@ def test_candidates_over_a_shared_prefix_score_as_twenty_whole_prompts(bpe: Back
     alone_C = [float(model.pair_logits(whole.take(np.array([row])), hybrid)) for row in range(20)]
     np.testing.assert_allclose(packed_C, alone_C, atol=1e-4)
     assert np.std(alone_C) > 0.01
+
+
+@pytest.mark.parametrize("name", ["mf", None])
+def test_the_tokens_that_a_request_is_counted_with_are_those_that_are_read(bpe: Backbone, name: Name | None) -> None:
+    model = made.model(bpe, name or "mf")
+    if name is None:
+        model = CoLLM(bpe, model.prompts, None, None)
+    asked = Asked(3, [5, 9, 2], list(range(1, 21)))
+    [group], _ = model.groups([asked], hybrid=name is not None)
+    assert CoLLMScorer(model, {}, 20).tokens(History((5, 9, 2)), asked.items) == len(group)
 
 
 @torch.no_grad()

@@ -83,8 +83,8 @@ def test_a_recipe_without_overrides_is_the_recipe(name: str) -> None:
 
 
 def test_overrides_take_the_type_of_their_field() -> None:
-    config = configure("small", {"batch": "4", "clip": "0.5", "lora_targets": "q_proj,k_proj"})
-    assert config == replace(RECIPES["small"](), batch=4, clip=0.5, lora_targets=("q_proj", "k_proj"))
+    config = configure("full", {"batch": "4", "clip": "0.5", "lora_targets": "q_proj,k_proj"})
+    assert config == replace(RECIPES["full"](), batch=4, clip=0.5, lora_targets=("q_proj", "k_proj"))
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,15 @@ class Slow:
         return 0.5 * x * (1 + math.erf(x / math.sqrt(2)))
 
 
+@torch.no_grad()
+def test_a_user_is_known_by_what_the_prompt_tells_as_in_training(bpe: Backbone) -> None:
+    """The sequential model would see one item more."""
+    model = made.model(bpe, user=True)
+    assert model.behaviour.sizes.window > model.prompts.max_history
+    (long_C, _), (told_C, _) = model.opinions([[8, 5, 9, 2], [5, 9, 2]], [[7, 3, 11]] * 2, hybrid=True)
+    np.testing.assert_allclose(long_C, told_C, atol=1e-5)
+
+
 @pytest.mark.parametrize("hybrid", [True, False])
 @torch.no_grad()
 def test_the_loss_is_the_papers_over_the_answers_tokens(bpe: Backbone, hybrid: bool) -> None:

@@ -118,6 +118,7 @@ def test_llaras_slates_stand_beside_the_papers_rows(tmp_path: Path) -> None:
     for curriculum in ("curriculum", "direct"):
         config = {"behaviour": "sasrec", "backbone": "smollm2-135m", "curriculum": curriculum, "layers": 0}
         trained = {"curve": [[320, 0.1, 3.0], [640, 0.2, 2.0]], "train_seconds": 71.0}
+        trained |= {"behaviour": {"weight_decay": 0.1}}
         made = {
             "protocol": "llara",
             "slates": 122,
@@ -128,6 +129,15 @@ def test_llaras_slates_stand_beside_the_papers_rows(tmp_path: Path) -> None:
         if curriculum == "direct":
             made |= {"rows": made["rows"] | {"blended": row}, "blend": {"weight": 0.3}}  # type: ignore[operator]
         (folder / f"{curriculum}.json").write_text(json.dumps(made))
+    other = json.loads((folder / "direct.json").read_text())
+    other["rows"]["sequential model"] = row | {"hit_ratio@1": share | {"value": 0.3}}
+    other["ranker"]["metrics"]["behaviour"]["weight_decay"] = 0.01
+    (folder / "other.json").write_text(json.dumps(other))
+    both = results.page(tmp_path)
+    assert (
+        both.count("| SASRec, weight decay 0.1 | 0.4000 |") == both.count("| SASRec, weight decay 0.01 | 0.3000 |") == 1
+    )
+    (folder / "other.json").unlink()
     page = results.page(tmp_path)
     assert page.count("**, blended with SASRec (w 0.30) | 0.4000 |") == 1
     assert page.count("| SASRec | 0.4000 | 0.3000 to 0.5000 | 1.00 |") == 1

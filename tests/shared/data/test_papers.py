@@ -74,6 +74,8 @@ def test_llaras_lastfm_counts_items_from_zero_and_drops_short_training_rows(tmp_
     frame([([0, 4, 4], 1), ([0, 1, 2], 3)]).write_parquet(tmp_path / "train.parquet")
     for split in ("valid", "test"):
         frame([([1, 4, 4], 0)]).write_parquet(tmp_path / f"{split}.parquet")
+    short = llara.read(tmp_path, window=2, shortest=1)
+    assert [real(h) for h in short.train.histories_NL] == [[1], [2, 3]]
     data = llara.read(tmp_path)
     assert list(data.catalog.titles) == ["", "Alien", "Brazil", "Casino", "Diva"]
     assert [real(h) for h in data.train.histories_NL] == [[1, 2, 3]]
