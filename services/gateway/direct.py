@@ -80,6 +80,7 @@ def _bound(scope: Scope) -> float | None:
             ms = int(value) if value.isdigit() else -1
             if ms < 0 or (name == ASKED_MS and not 1 <= ms <= MAX_TIMEOUT_MS):
                 raise ValueError
+            ms = min(ms, MAX_TIMEOUT_MS)
             if ms and (shortest is None or ms < shortest):
                 shortest = ms
     if not is_json:

@@ -44,7 +44,7 @@ LAST_MS = 4.0
 LINGER_S = 0.1
 """What was retrieved stays at hand a little longer than the flight: both may end in the same turn of the loop."""
 KNOWS_USERS = frozenset({"recllm", "collm", "tallrec"})
-"""Rankers whose answer depends on who asks, beside the history."""
+"""Rankers, and RecLLM as the first stage, whose answer depends on who asks, beside the history."""
 SYSTEM = frozenset({"ranker_unavailable", "ranker_overloaded", "cold_user"})
 """What any other request would meet as well."""
 
@@ -123,12 +123,12 @@ class Ladder:
     async def _through(self, course: Course, question: Question, key: str) -> RankedList:
         """From the cache, from a flight that is under way, or made now."""
         began = time.perf_counter()
-        answered, spent = False, 0.0
+        answered, ours, spent = False, False, 0.0
         named = self._loaded.retriever, self._loaded.rankers
 
         async def make() -> Made:
-            nonlocal spent
-            started = time.perf_counter()
+            nonlocal ours, spent
+            ours, started = True, time.perf_counter()
             # A stale entry is renewed after its request was answered: then the request's own budget is no bound.
             deadline = self._policy.deadline() if answered else course.deadline.less_ms(LANDING_MS)
             try:
@@ -141,13 +141,17 @@ class Ladder:
                 return Made(made.encoded(), DEGRADED_FRESH_S, DEGRADED_STALE_S, store=False)
             return self._kept(course.tenant, question, made)
 
-        try:
-            with span("cache"):
-                outcome = await self._flights.through(key, make, course.deadline, revalidate=True)
-        except DeadlineExceeded as error:
-            if (found := self._found.get(key)) is None:
-                raise
-            return self._listed(question, found, None, [("ranker_timeout", str(error))])
+        while True:
+            try:
+                with span("cache"):
+                    outcome = await self._flights.through(key, make, course.deadline, revalidate=True)
+                break
+            except DeadlineExceeded as error:
+                if (found := self._found.get(key)) is not None:
+                    return self._listed(question, found, None, [("ranker_timeout", str(error))])
+                if ours or course.deadline.expired:
+                    raise
+                # Whoever began the flight had less time: the next one of those who wait begins another.
         answered = True
         course.cache = outcome.cache
         course.cache_ms = (time.perf_counter() - began - spent) * 1000
@@ -161,6 +165,9 @@ class Ladder:
 
     def _kept(self, tenant: str, question: Question, made: RankedList) -> Made:
         value, policy = made.encoded(), self._policy
+        if question.explain and not made.explained:
+            # The next one may have time for reasons.
+            return Made(value, DEGRADED_FRESH_S, DEGRADED_STALE_S, store=False)
         if made.lasting:
             last = self._last_key(tenant, question)
             return Made(value, policy.cache_fresh_s, policy.cache_stale_s, also=last)
@@ -170,8 +177,10 @@ class Ladder:
 
     def _could_do_better(self, course: Course, question: Question, made: RankedList) -> bool:
         """The flight that was joined had less time than this request has left."""
-        late = any(reason == "ranker_timeout" for reason, _ in made.degradation)
-        return late and self._loaded.of(question.ranker or "").fits(course.deadline.remaining_ms())
+        name, left_ms = question.ranker or self._loaded.default, course.deadline.remaining_ms()
+        if any(reason == "ranker_timeout" for reason, _ in made.degradation):
+            return self._loaded.of(str(name)).fits(left_ms)
+        return question.explain and not made.explained and self._loaded.of(f"{name} explained").fits(left_ms)
 
     async def _make(self, deadline: Deadline, question: Question, key: str | None = None) -> RankedList:
         """Raises what retrieval raises; a ranker that fails degrades. With a `key` what was retrieved is at hand for
@@ -220,14 +229,14 @@ class Ladder:
         person = question.person
         if question.given:
             given = ScoreRequest(
-                user_id=person.user_id,
+                user_id=person.known_as,
                 history=list(person.history[-MAX_HISTORY:]),
                 item_ids=list(question.given),
                 metadata=question.metadata,
             )
             return await within(deadline, self._retrieval.score(given, deadline))
         asked = RetrieveRequest(
-            user_id=person.user_id,
+            user_id=person.known_as,
             history=list(person.history[-MAX_HISTORY:]),
             k=question.k,
             exclude_item_ids=[*sorted(person.seen)[:MAX_SEEN], *person.history[:-MAX_HISTORY][-MAX_SEEN:]][:MAX_SEEN],
@@ -242,17 +251,19 @@ class Ladder:
         """Raises DeadlineExceeded at once where the ranker's usual time is more than what is left."""
         person, first = question.person, found.items[:RERANKED]
         name = question.ranker or self._loaded.default
-        latency = self._loaded.of(f"{name} explained" if question.explain else str(name))
         left_ms = deadline.remaining_ms()
+        # Reasons cost ten more prompts: where those do not fit, an order without reasons may.
+        explain = question.explain and self._loaded.of(f"{name} explained").fits(left_ms)
+        latency = self._loaded.of(f"{name} explained" if explain else str(name))
         if not latency.fits(left_ms):
             raise DeadlineExceeded(f"{left_ms:.0f} ms are left, {name} usually takes {latency.p95_ms():.0f} ms")
         asked = RankRequest(
-            user_id=person.user_id,
+            user_id=person.known_as,
             history=list(person.history[-MAX_HISTORY:]),
             ranker=name,
             candidates=[item.model_copy(update={"metadata": None, "vector": None}) for item in first],
             catalog=found.catalog,
-            explain=question.explain,
+            explain=explain,
         )
         began = time.perf_counter()
         try:
@@ -303,7 +314,7 @@ class Ladder:
             "explained" if question.explain else "ranking" if card else "retrieval",
             person.history,
             person.seen,
-            person.user_id if name in KNOWS_USERS else None,
+            person.known_as if KNOWS_USERS & {name, retriever.method} else None,
             question.given,
             (retriever.name, retriever.catalog, question.categories, question.k),
             (card.name, card.labels, card.template) if card else ("", "", ""),
@@ -352,7 +363,8 @@ def _key_of(
             release=release,
             kind=kind,
             history=digest([*history, "", *sorted(seen)]),
-            candidates=digest(given) if given else asked,
+            candidates=asked,
+            given=digest(given) if given else None,
             ranker=name,
             labels=labels,
             template=template,

@@ -17,9 +17,11 @@ STORE_MS = 100.0
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """seen: what must not come again beside the history."""
+    """user_id: as the tenant names them. known_as: the user of the data folder, as models may have learnt them: of the
+    home tenant alone, and not erased. seen: what must not come again beside the history."""
 
     user_id: str | None
+    known_as: str | None
     history: tuple[str, ...]
     seen: frozenset[str]
     states: ItemStates
@@ -60,10 +62,12 @@ class People:
             course.degrade("state_unavailable", error)
         base = await self._base(course.tenant, user_id)
         found, seen = merged(base, stored)
+        strange = course.tenant != self._home or any(one.erased for one in stored)
+        known_as = None if strange else user_id
         states = self._states.get(course.tenant, ItemStates())
         if history is None:
-            return Person(user_id, found, seen, states)
-        return Person(user_id, tuple(history), seen | frozenset(found), states)
+            return Person(user_id, known_as, found, seen, states)
+        return Person(user_id, known_as, tuple(history), seen | frozenset(found), states)
 
     async def _base(self, tenant: str, user_id: str | None) -> tuple[str, ...] | None:
         if user_id is None or tenant != self._home:

@@ -13,8 +13,8 @@ from shared.wire.base import RERANKED, Degradation, Rung
 from shared.wire.inner import RankAnswer, RetrieveAnswer, RetrievedItem
 from shared.wire.recommend import Because, RecommendedItem
 
-DECODED = 512
-"""Lists at hand, with some 50 items each: 20 megabytes."""
+DECODED_BYTES, ITEM_BYTES = 64 << 20, 2_500
+"""Of the lists at hand: 512 of 50 items. An item takes that much in a list and an answer cut from it, with metadata."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +73,11 @@ class RankedList(BaseModel):
         return {}
 
     @property
+    def explained(self) -> bool:
+        """Whether reasons were measured, even where nothing had helped."""
+        return self.ranked is None or any(one.because is not None for one in self.ranked.items)
+
+    @property
     def lasting(self) -> bool:
         """Whether the next one who asks the same would get the same."""
         return all(reason == "cold_user" for reason, _ in self.degradation)
@@ -81,18 +86,24 @@ class RankedList(BaseModel):
 class Decoded:
     """Lists by their bytes, the latest ones: to decode one and put it in order takes as long as the rest of a hit."""
 
-    def __init__(self, most: int = DECODED) -> None:
-        self._lists: LRUCache[bytes, RankedList] = LRUCache(most)
+    def __init__(self, most_bytes: int = DECODED_BYTES) -> None:
+        self._lists: LRUCache[bytes, RankedList] = LRUCache(most_bytes, getsizeof=_bytes)
 
     def read(self, value: bytes) -> RankedList | None:
-        """None for what this version did not write."""
-        found = self._lists.get(value)
-        if found is None:
-            try:
-                found = self._lists[value] = RankedList.model_validate_json(value)
-            except ValidationError:
-                return None
+        """None for what no version of this schema has written; a newer one may say more."""
+        if kept := self._lists.get(value):
+            return kept
+        try:
+            found = RankedList.model_validate_json(value, extra="ignore")
+        except ValidationError:
+            return None
+        if _bytes(found) <= self._lists.maxsize:
+            self._lists[value] = found
         return found
+
+
+def _bytes(kept: RankedList) -> int:
+    return ITEM_BYTES * (1 + len(kept.found.items))
 
 
 def depth(limit: int, spare: int, most: int) -> int:

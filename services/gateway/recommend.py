@@ -76,7 +76,7 @@ class Recommender:
         or where a part failed and the request allows no degraded answer."""
         budget_ms = deadline.remaining_ms()
         answer, made = await self._answer(request, deadline, tenant, experiment)
-        await self._records.keep(tenant, request.user_id, _record(answer, made))
+        await self._records.keep(tenant, request.user_id, record_of(answer, made))
         self._observe(Answered(tenant, request.user_id, answer, made, budget_ms))
         return answer
 
@@ -136,7 +136,7 @@ class Recommender:
         hidden = [id_ for id_ in person.states.items or () if id_ not in person.seen]
         banned = [*had, *request.exclude_item_ids, *person.seen, *hidden]
         asked = RetrieveRequest(
-            user_id=person.user_id,
+            user_id=person.known_as,
             history=list(person.history[-MAX_HISTORY:]),
             k=min(request.limit - len(order) + self.policy.spare, MAX_LIMIT + RERANKED),
             exclude_item_ids=banned[: MAX_SEEN + MAX_EXCLUDED],
@@ -177,7 +177,7 @@ class Recommender:
         missing = [id_ for id_ in asked if id_ not in at_hand][:MAX_LIMIT]
         if missing:
             history = list(person.history[-MAX_HISTORY:])
-            question = ScoreRequest(user_id=person.user_id, history=history, item_ids=missing, metadata=True)
+            question = ScoreRequest(user_id=person.known_as, history=history, item_ids=missing, metadata=True)
             try:
                 found = await within(course.deadline, self._retrieval.score(question, course.deadline))
             except (Unavailable, DeadlineExceeded) as error:
@@ -213,7 +213,9 @@ def answer_of(
         recommendation_id=os.urandom(16).hex(),
         items=_items(made, order, confident, SHOWN.intersection(include)),
         model=Models(
-            ranker=ranked.model if ranked else None, retriever=made.found.model, catalog=made.found.catalog[:12]
+            ranker=ranked.model if ranked else None,
+            retriever=made.found.model or None,
+            catalog=made.found.catalog[:12] or None,
         ),
         degraded=bool(course.degradation),
         degradation=course.degradation,
@@ -234,25 +236,26 @@ def answer_of(
 def _items(made: RankedList, order: Sequence[Placed], confident: bool, shown: frozenset[str]) -> list[RecommendedItem]:
     """Made once for the first so many of a list, which is what nearly everybody gets."""
     if tuple(order) != ordered(made, confident)[: len(order)]:
-        return _itemized(order, shown)
+        return _itemized(order, shown, bool(made.found.model))
     key = (len(order), confident, shown)
     found = made.heads.get(key)
     if found is None:
-        found = _itemized(order, shown)
+        found = _itemized(order, shown, bool(made.found.model))
         if len(made.heads) < HEADS:
             made.heads[key] = found
     return found
 
 
-def _itemized(order: Sequence[Placed], shown: frozenset[str]) -> list[RecommendedItem]:
+def _itemized(order: Sequence[Placed], shown: frozenset[str], scored: bool) -> list[RecommendedItem]:
+    """scored: not the caller's own order, of which no model has said anything."""
     metadata, scores = "metadata" in shown, "scores" in shown
     return [
         RecommendedItem(
             item_id=one.item.item_id,
             rank=rank,
             source=one.source,
-            score=one.score,
-            retrieval_score=one.item.score,
+            score=one.score if scored else None,
+            retrieval_score=one.item.score if scored else None,
             ranker_score=one.ranker_score if scores else None,
             metadata=one.item.metadata if metadata else None,
             because=one.because,
@@ -268,7 +271,7 @@ def ordered_by(answer: RecommendAnswer, made: RankedList) -> str:
     return "static" if made.rung == "static" else made.found.source
 
 
-def _record(answer: RecommendAnswer, made: RankedList) -> Record:
+def record_of(answer: RecommendAnswer, made: RankedList) -> Record:
     return Record(
         recommendation_id=answer.recommendation_id,
         item_ids=tuple([item.item_id for item in answer.items]),

@@ -11,7 +11,9 @@ from services.gateway.loaded import Loaded
 from services.gateway.people import People
 from services.gateway.policy import Policy
 from services.gateway.ports import RetrievalPort
-from services.gateway.recommend import answer_of, chosen
+from services.gateway.ranked import RankedList
+from services.gateway.recommend import Answered, Observer, answer_of, chosen, record_of
+from services.gateway.records import Records
 from shared.deadline import Deadline
 from shared.errors import BadInput
 from shared.wire.base import MAX_HISTORY, RankerName
@@ -32,13 +34,22 @@ RERANKERS: dict[str, RankerName] = {name: name for name in get_args(RankerName)}
 
 class Reranker:
     def __init__(
-        self, people: People, ladder: Ladder, retrieval: RetrievalPort, loaded: Loaded, policy: Policy
+        self,
+        people: People,
+        ladder: Ladder,
+        retrieval: RetrievalPort,
+        loaded: Loaded,
+        records: Records,
+        policy: Policy,
+        observe: Observer = lambda answered: None,
     ) -> None:
         self._people = people
         self._ladder = ladder
         self._retrieval = retrieval
         self._loaded = loaded
+        self._records = records
         self._policy = policy
+        self._observe = observe
 
     async def rank(
         self,
@@ -48,6 +59,14 @@ class Reranker:
         experiment: Experiment | None = None,
     ) -> RecommendAnswer:
         """Raises as Recommender.recommend does. Candidates that the catalogue does not know are `missing_ids`."""
+        answer, made = await self._answer(request, deadline, tenant, experiment)
+        await self._records.keep(tenant, request.user_id, record_of(answer, made))
+        return answer
+
+    async def _answer(
+        self, request: RankItemsRequest, deadline: Deadline, tenant: str, experiment: Experiment | None = None
+    ) -> tuple[RecommendAnswer, RankedList]:
+        budget_ms = deadline.remaining_ms()
         working = self._policy.working_time(deadline)
         course = Course(tenant=tenant, deadline=working, allow_degraded=request.allow_degraded)
         person = await self._people.read(course, request.user_id, request.session_id, request.history, request.after)
@@ -63,7 +82,9 @@ class Reranker:
         )
         made, confident = await self._ladder.descend(course, question)
         order = ordered(made, confident)[: request.limit]
-        return answer_of(course, made, order, confident, request.include, experiment)
+        answer = answer_of(course, made, order, confident, request.include, experiment)
+        self._observe(Answered(tenant, request.user_id, answer, made, budget_ms))
+        return answer, made
 
     async def rerank(self, request: RerankRequest, deadline: Deadline, tenant: str = "default") -> RerankAnswer:
         """Raises BadInput where no document names an item."""
@@ -77,7 +98,7 @@ class Reranker:
             raise BadInput("no document is the id or the exact title of an item of the catalogue; see GET /items/{id}")
         ranker = RERANKERS.get(request.model or "")
         question = RankItemsRequest(history=history, candidates=list(dict.fromkeys(known)), ranker=ranker)
-        answer = await self.rank(question, deadline, tenant)
+        answer, _ = await self._answer(question, deadline, tenant)  # its id is told to nobody
         place = {item.item_id: item.rank for item in answer.items}
         order = sorted(range(len(texts)), key=lambda i: place.get(documents[i] or "", len(texts) + 1))
         results = [

@@ -40,8 +40,8 @@ JSON = "application/json"
 
 
 async def asked_ms(asked: AskedMs = None, envoy: EnvoyMs = None) -> float | None:
-    """The shortest bound that the headers name."""
-    return min((ms for ms in (asked, envoy) if ms), default=None)
+    """The shortest bound that the headers name, MAX_TIMEOUT_MS at most."""
+    return min((min(ms, MAX_TIMEOUT_MS) for ms in (asked, envoy) if ms), default=None)
 
 
 Bound = Annotated[float | None, Depends(asked_ms)]

@@ -72,7 +72,7 @@ class Shared:
         loaded = Loaded(retrieval, ranking, settings.default_ranker)
         ladder = Ladder(retrieval, ranking, popular, loaded, self.cache, self.flights, policy, release, self.decoded)
         recommender = Recommender(self.people, ladder, retrieval, popular, loaded, self.records, policy, self.observe)
-        reranker = Reranker(self.people, ladder, retrieval, loaded, policy)
+        reranker = Reranker(self.people, ladder, retrieval, loaded, self.records, policy, self.observe)
         return Stack(release, retrieval, ranking, popular, loaded, ladder, recommender, reranker)
 
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 MAX_BATCH = 32
 """Histories that are encoded and searched for together."""
+OUTSIDE_BYTES, BYTES_A_MEMBER = 256 << 20, 72
+"""Of what lies outside of categories that were asked for: how much is kept, and what a set takes for each item."""
 TOO_LATE = "the request waited for the retriever until its time was over"
 _Work = Callable[[], RetrieveAnswer]
 
@@ -95,7 +97,9 @@ class RetrievalService:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="retrieval", initializer=prepare)
         self._together = Together[_Asked, RetrieveAnswer](self._worker, max_batch)
         self._by_title = {item.title: index for index, item in reversed(list(enumerate(catalog.items, start=1)))}
-        self._outside = lru_cache(maxsize=64)(partial(_complement, _by_category(catalog), len(catalog)))
+        self._by_category = _by_category(catalog)
+        kept = max(1, min(64, OUTSIDE_BYTES // (BYTES_A_MEMBER * max(1, len(catalog)))))
+        self._outside = lru_cache(maxsize=kept)(partial(_complement, self._by_category, len(catalog)))
 
     @property
     def took(self) -> Took:
@@ -168,7 +172,8 @@ class RetrievalService:
         excluded, unknown_too = self._catalog.indices(request.exclude_item_ids)
         banned = {*known, *excluded}
         if request.categories:
-            banned |= self._outside(tuple(sorted(set(request.categories))))
+            # Names that no item has are many, and keep nothing out.
+            banned |= self._outside(tuple(sorted({*request.categories} & self._by_category.keys())))
         return _Wanted(asked, History(tuple(known), request.user_id), list(banned), [*unknown, *unknown_too])
 
     def _found(self, wanted: Sequence[_Wanted]) -> list[list[Candidate] | Exception]:

@@ -13,7 +13,7 @@ from hashlib import blake2b
 from typing import Literal, TypeAlias, Union
 from urllib.parse import quote
 
-SCHEMA = "td1"
+SCHEMA = "td2"
 """Raised with the form of what lies under a key."""
 DIGEST_BYTES = 20
 
@@ -40,8 +40,9 @@ class Retrieved:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """release: what is kept for one is never read for another, even where both have the same models.
-    history and candidates: `digest` of the ids.  ranker, labels, template: what the artifact says of itself.
-    user_id: for rankers that know users, and for those alone: others share the answers of equal histories.
+    history and given: `digest` of the ids, given those that the caller wants ranked.
+    ranker, labels, template: what the artifact says of itself.
+    user_id: for models that know users, and for those alone: others share the answers of equal histories.
     carries: what stands beside each item."""
 
     tenant: str
@@ -49,6 +50,7 @@ class Parts:
     release: str = ""
     history: bytes
     candidates: bytes | Retrieved | None = None
+    given: bytes | None = None
     ranker: str = ""
     labels: str = ""
     template: str = ""
@@ -57,7 +59,7 @@ class Parts:
 
 
 def cache_key(parts: Parts) -> str:
-    """`td1:<tenant>:cache:<kind>:<digest>`, or for one user `user_prefix` and the same; equal for equal parts in every
+    """`td2:<tenant>:cache:<kind>:<digest>`, or for one user `user_prefix` and the same; equal for equal parts in every
     process."""
     candidates = parts.candidates
     head, asked, middle, tail = _frame(
@@ -72,7 +74,7 @@ def cache_key(parts: Parts) -> str:
     )
     if isinstance(candidates, bytes):
         asked = _encode(candidates)
-    body = b"".join((head, _encode(parts.history), asked, middle, _encode(parts.user_id), tail))
+    body = b"".join((head, _encode(parts.history), asked, middle, _encode(parts.user_id), _encode(parts.given), tail))
     found = blake2b(_tagged(b"t", body), digest_size=DIGEST_BYTES).hexdigest()
     if parts.user_id is None:
         return f"{_prefix(parts.tenant)}{parts.kind}:{found}"
@@ -102,7 +104,7 @@ def _frame(
     carries: tuple[str, ...],
 ) -> tuple[bytes, bytes, bytes, bytes]:
     """What many keys have in common, encoded once: what stands before the history, the candidates, what stands between
-    them and the user, and what stands after."""
+    them and the user, and what stands at the end."""
     asked = candidates.question() if candidates else None
     # The history that follows is of another type, so that nothing takes the place of a release that is not there.
     head = (tenant, kind, release) if release else (tenant, kind)

@@ -116,7 +116,7 @@ class Admission:
 
     async def _ask(self, stack: Stack, history: tuple[str, ...], ranker: RankerName) -> RankedList:
         question = Question(
-            person=Person(None, history, frozenset(), ItemStates()),
+            person=Person(None, None, history, frozenset(), ItemStates()),
             ranker=ranker,
             k=depth(1, self._policy.spare, MAX_LIMIT + RERANKED),
         )

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from redis.exceptions import ResponseError
 
-from services.gateway.cache.keys import SCHEMA
 from services.gateway.state.connections import Connections
 from shared.errors import Unavailable
 
-KEY = f"{SCHEMA}:rollout"
+KEY = "td1:rollout"
 """Of no tenant: those have a colon after their name."""
 PATIENCE = 10
 """Times the limit of a read: there is no answer without this one."""

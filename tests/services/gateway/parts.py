@@ -44,7 +44,9 @@ class Parts:
         self.recommender = Recommender(
             people, ladder, self.retrieval, self.popular, self.loaded, self.records, self.policy, self.heard.append
         )
-        self.reranker = Reranker(people, ladder, self.retrieval, self.loaded, self.policy)
+        self.reranker = Reranker(
+            people, ladder, self.retrieval, self.loaded, self.records, self.policy, self.heard.append
+        )
 
     async def started(self) -> Parts:
         await asyncio.gather(self.popular.refresh(), self.loaded.refresh())

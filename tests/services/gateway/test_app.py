@@ -105,6 +105,10 @@ async def test_envoys_header_bounds_the_answer_too() -> None:
         response = await http.post("/recommend", json={"user_id": "u1"}, headers=headers)
         assert response.json()["degradation"] == ["ranker_timeout"]
         assert time.perf_counter() - began < 0.2
+        for ms in ("0", "9" * 400):
+            headers = {"X-Envoy-Expected-Rq-Timeout-Ms": ms}
+            response = await http.post("/recommend", json={"user_id": "u1", "ranker": "retrieval"}, headers=headers)
+            assert (response.status_code, response.json()["degraded"]) == (200, False)
         headers = {"X-Envoy-Expected-Rq-Timeout-Ms": "0"}
         response = await http.post("/recommend", json={"user_id": "u1", "timeout_ms": 50}, headers=headers)
     assert response.json()["degraded"]

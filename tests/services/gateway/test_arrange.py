@@ -17,7 +17,7 @@ from shared.wire.users import ItemState
 
 
 def person(history: tuple[str, ...] = (), seen: frozenset[str] = frozenset(), **states: ItemState) -> Person:
-    return Person("u1", history, seen, ItemStates(1, states))
+    return Person("u1", "u1", history, seen, ItemStates(1, states))
 
 
 def item(name: str, *categories: str) -> RetrievedItem:

@@ -73,6 +73,14 @@ async def test_the_shortest_bound_counts_either_way(headers: dict[str, str]) -> 
     assert response.status_code in (503, 504)
 
 
+@pytest.mark.parametrize("headers", [PLAIN, ROUNDABOUT], ids=["plain", "not plain"])
+async def test_envoy_may_wait_for_ages(headers: dict[str, str]) -> None:
+    async with client(embedded_app(settings())) as http:
+        bounds = {"x-envoy-expected-rq-timeout-ms": "9" * 400}
+        response = await http.post("/recommend", content=b'{"user_id":"u1"}', headers=headers | bounds)
+    assert response.status_code == 200
+
+
 async def test_a_body_in_pieces_is_one_body() -> None:
     async def pieces() -> AsyncIterator[bytes]:
         for byte in b'{"user_id":"u1"}':

@@ -7,13 +7,22 @@ from typing import Any
 
 import pytest
 
+from services.gateway.events import Users
 from services.gateway.latency import ENOUGH, FEW
 from services.gateway.policy import Policy
 from services.gateway.ports import Who
 from shared.deadline import Deadline
 from shared.errors import Overloaded, Unavailable, UnknownRanker
-from shared.wire.inner import ModelCard, ModelList, RankAnswer, RankedItem
-from shared.wire.recommend import RankItemsRequest, RecommendAnswer, RecommendRequest, RerankRequest
+from shared.wire.inner import (
+    ModelCard,
+    ModelList,
+    RankAnswer,
+    RankedItem,
+    RetrieveAnswer,
+    RetrieveRequest,
+    ScoreRequest,
+)
+from shared.wire.recommend import Models, RankItemsRequest, RecommendAnswer, RecommendRequest, RerankRequest
 from shared.wire.users import Event, ItemState
 from tests import fakes
 from tests.services.gateway.parts import Parts
@@ -80,6 +89,59 @@ async def test_tenants_share_nothing() -> None:
     await ask(parts, history=["i9"])
     assert (await ask(parts, history=["i9"], tenant="other")).cache == "miss"
     assert ids(await ask(parts, tenant="other")) == [f"i{n}" for n in range(1, 11)], "the data folder is not theirs"
+
+
+async def test_models_hear_of_the_home_tenants_users_alone_and_of_none_who_was_erased() -> None:
+    """The data folder's users are the home tenant's, and so is what a model has learnt of them."""
+    told: list[str | None] = []
+
+    class Listening(fakes.AnsweringRetrieval):
+        async def retrieve(self, request: RetrieveRequest, deadline: Deadline) -> RetrieveAnswer:
+            told.append(request.user_id)
+            return await super().retrieve(request, deadline)
+
+        async def score(self, request: ScoreRequest, deadline: Deadline) -> RetrieveAnswer:
+            told.append(request.user_id)
+            return await super().score(request, deadline)
+
+    parts = await Parts(Listening()).started()
+
+    async def heard(tenant: str, history: list[str], **request: Any) -> set[str | None]:
+        told.clear()
+        parts.ranking.requests.clear()
+        await ask(parts, tenant=tenant, history=history, **request)
+        asked = RankItemsRequest(user_id="u1", history=history, candidates=["i7", "i8"])
+        await parts.reranker.rank(asked, Deadline.after_ms(2000), tenant)
+        assert len(told) > 1 < len(parts.ranking.requests) + 1
+        return {*told, *(one.user_id for one in parts.ranking.requests)}
+
+    promotions = {"promotions": [{"item_ids": ["i60"], "position": 1}]}
+    assert await heard("default", ["i9"], **promotions) == {"u1"}
+    assert await heard("other", ["i9"], **promotions) == {None}
+    await Users(parts.state, parts.cache, parts.histories).erase("default", "u1")
+    assert await heard("default", ["i10"], **promotions) == {None}
+
+
+async def test_with_recllm_as_the_first_stage_users_of_one_history_have_lists_of_their_own() -> None:
+    parts = await Parts().started()
+    one, other = {"user_id": "new", "history": ["i9"]}, {"user_id": "newer", "history": ["i9"]}
+    await ask(parts, **one)
+    assert (await ask(parts, **other)).cache == "hit"
+    assert parts.loaded.retriever is not None
+    parts.loaded.retriever = parts.loaded.retriever.model_copy(update={"method": "recllm"})
+    await ask(parts, **one)
+    assert [(await ask(parts, **who)).cache for who in (other, one)] == ["miss", "hit"]
+
+
+async def test_a_new_retriever_is_a_new_cache_for_the_callers_candidates_too() -> None:
+    parts = await Parts().started()
+    asked = RankItemsRequest(user_id="u1", candidates=["i9", "i7"])
+    answers = [await parts.reranker.rank(asked, Deadline.after_ms(2000)) for _ in range(2)]
+    assert parts.loaded.retriever is not None
+    for update in ({"name": "lrurec@9999"}, {"catalog": "another"}):
+        parts.loaded.retriever = parts.loaded.retriever.model_copy(update=update)
+        answers.append(await parts.reranker.rank(asked, Deadline.after_ms(2000)))
+    assert [answer.cache for answer in answers] == ["miss", "hit", "miss", "miss"]
 
 
 async def test_a_new_model_is_a_new_cache() -> None:
@@ -183,6 +245,16 @@ async def test_who_had_more_time_than_the_flight_it_joined_tries_again() -> None
     assert (patient.degraded, patient.rung) == (False, "ranker")
 
 
+async def test_the_haste_of_one_who_could_not_wait_for_retrieval_is_nobody_elses() -> None:
+    parts = await Parts(fakes.AnsweringRetrieval(seconds=0.1)).started()
+    hasty = asyncio.create_task(ask(parts, timeout_ms=40))
+    await asyncio.sleep(0.01)
+    patient = await asyncio.gather(*(ask(parts) for _ in range(50)))
+    assert {(one.degraded, one.rung) for one in patient} == {(False, "ranker")}
+    assert (await hasty).degradation == ["retrieval_unavailable"]
+    assert parts.retrieval.asked == 2, "those who wait begin one flight among them"
+
+
 async def test_haste_is_not_cached_and_overload_only_briefly() -> None:
     parts = await Parts(ranking=fakes.AnsweringRanking(seconds=0.2)).started()
     assert (await ask(parts, timeout_ms=100)).degraded
@@ -265,6 +337,26 @@ async def test_reasons_are_asked_for_and_given() -> None:
     assert all(item.because is None for item in (await ask(parts)).items)
 
 
+def _with_reasons(answer: RankAnswer) -> RankAnswer:
+    return answer.model_copy(update={"items": [i.model_copy(update={"because": []}) for i in answer.items]})
+
+
+async def test_where_reasons_do_not_fit_the_order_comes_without_them_and_the_next_one_may_have_them() -> None:
+    parts = await Parts(ranking=fakes.AnsweringRanking()).started()
+    for _ in range(ENOUGH):
+        parts.loaded.of("llamarec explained").add(1200.0)
+    hasty = await ask(parts, timeout_ms=900, include=["explain"])
+    assert (hasty.rung, hasty.degraded, hasty.items[0].because) == ("ranker", False, None)
+    parts.ranking._distort = _with_reasons
+    assert (await ask(parts, timeout_ms=5000, include=["explain"])).items[0].because == [], (
+        "also in the hasty one's flight"
+    )
+    await asyncio.sleep(0.02)
+    patient, again = [await ask(parts, timeout_ms=5000, include=["explain"]) for _ in range(2)]
+    assert (patient.cache, patient.items[0].because, again.cache) == ("miss", [], "hit")
+    assert [one.explain for one in parts.ranking.requests] == [False, True, True]
+
+
 async def test_a_session_alone_is_enough() -> None:
     parts = await Parts().started()
     await parts.state.append("default", [Event(event_id="e", session_id="s1", item_id="i9")], 1)
@@ -289,6 +381,18 @@ async def test_without_retrieval_the_callers_order_stands() -> None:
     asked = RankItemsRequest(user_id="u1", candidates=["i9", "i7"])
     found = await parts.reranker.rank(asked, Deadline.after_ms(2000))
     assert (ids(found), found.degradation, found.rung) == (["i9", "i7"], ["retrieval_unavailable"], "static")
+    assert found.model == Models()
+    assert {(item.score, item.retrieval_score) for item in found.items} == {(None, None)}
+
+
+async def test_the_callers_candidates_count_as_answers_and_what_is_taken_of_them_counts_as_taken() -> None:
+    parts = await Parts().started()
+    found = await parts.reranker.rank(RankItemsRequest(user_id="u1", candidates=["i9", "i7"]), Deadline.after_ms(2000))
+    await parts.reranker.rerank(RerankRequest(query="i5", documents=["i9", "i7"]), Deadline.after_ms(2000))
+    await parts.records.aclose()
+    assert [one.answer.rung for one in parts.heard] == ["ranker"] * 2
+    event = Event(event_id="e", user_id="u1", item_id="i9", recommendation_id=found.recommendation_id)
+    assert [click.ranker for click in (await parts.state.append("default", [event], 1)).clicked] == ["llamarec"]
 
 
 async def test_a_jina_client_is_answered_in_its_shape() -> None:

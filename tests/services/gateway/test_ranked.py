@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from services.gateway.ranked import Decoded, RankedList
+import json
+
+from services.gateway.ranked import ITEM_BYTES, Decoded, RankedList
 from shared.wire.inner import RankAnswer, RankedItem, RetrieveAnswer, RetrievedItem
 
 
@@ -46,10 +48,21 @@ def test_the_same_bytes_are_decoded_once() -> None:
 
 
 def test_the_oldest_leaves() -> None:
-    decoded = Decoded(most=1)
+    size = ITEM_BYTES * (1 + len(made().found.items))
+    decoded = Decoded(size + size // 2)
     first = decoded.read(made().encoded())
+    assert decoded.read(made().encoded()) is first
     assert decoded.read(made(5).encoded()) == made(5)
     assert decoded.read(made().encoded()) is not first
+    small = Decoded(size - 1)
+    assert small.read(made().encoded()) == small.read(made().encoded()) == made()
+    assert small.read(made().encoded()) is not small.read(made().encoded())
+
+
+def test_what_a_newer_version_says_beside_is_left_out() -> None:
+    newer = json.loads(made().encoded())
+    newer["found"]["items"][0]["surprise"] = 1
+    assert Decoded().read(json.dumps(newer | {"more": {}}).encode()) == made()
 
 
 def test_what_we_did_not_write_is_none() -> None:

@@ -25,7 +25,7 @@ from shared.errors import (
     UnknownItem,
     UnknownRanker,
 )
-from shared.wire.inner import RankRequest, ResolveRequest, RetrieveRequest
+from shared.wire.inner import RankAnswer, RankRequest, ResolveRequest, RetrieveRequest
 from tests import fakes
 
 pytestmark = pytest.mark.anyio
@@ -126,7 +126,6 @@ def _raising(error: Exception) -> Handler:
         (lambda _: httpx.Response(503, json=["no", "problem"]), Unavailable),
         (lambda _: httpx.Response(200, text="hello"), BadAnswer),
         (lambda _: httpx.Response(200, json={}), BadAnswer),
-        (lambda _: httpx.Response(200, json=GOOD | {"surprise": 1}), BadAnswer),
         (lambda _: httpx.Response(200, text=json.dumps(GOOD | {"label_mass": float("nan")})), BadAnswer),
         (lambda _: httpx.Response(200, content=b"[" * 100_000), BadAnswer),
     ],
@@ -134,6 +133,15 @@ def _raising(error: Exception) -> Handler:
 async def test_whatever_a_network_does_is_an_error_of_the_tree(handler: Handler, expected: type[TandemError]) -> None:
     with pytest.raises(expected):
         await ranking(handler).rank(ASKED, Deadline.after_ms(1000))
+
+
+async def test_a_service_newer_than_this_gateway_may_say_more() -> None:
+    """Services are upgraded before gateways."""
+    items = [item | {"surprise": 1} for item in GOOD["items"]]
+    found = await ranking(lambda _: httpx.Response(200, json=GOOD | {"items": items, "more": {}})).rank(
+        ASKED, Deadline.after_ms(1000)
+    )
+    assert found == RankAnswer.model_validate(GOOD)
 
 
 SECRET = b"s" * 32

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from services.retrieval.app import create
-from services.retrieval.service import RetrievalService
+from services.retrieval.service import BYTES_A_MEMBER, RetrievalService
 from services.retrieval.settings import RetrievalSettings
 from shared.candidate import Candidate
 from shared.deadline import Deadline
@@ -54,6 +54,18 @@ async def test_several_categories_are_a_union() -> None:
     answer = await found(history=["i1"], categories=["Horror", "Drama", "Opera"], k=100, metadata=True)
     assert {c for item in answer.items for c in item.metadata.categories} == {"Horror", "Drama"}
     assert len(answer.items) == 40
+    assert (await found(history=["i1"], categories=["Opera"], k=100)).items == []
+
+
+async def test_made_up_categories_keep_nothing_and_a_large_catalogue_few_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = fakes.retrieval_service(CATALOG)
+    for n in range(40):
+        asked = RetrieveRequest(history=["i1"], categories=["Horror", f"made up {n}"])
+        assert (await service.retrieve(asked, Deadline.after_ms(5000))).items
+    kept = service._outside.cache_info()
+    assert (kept.currsize, kept.maxsize) == (1, 64)
+    monkeypatch.setattr("services.retrieval.service.OUTSIDE_BYTES", 3 * BYTES_A_MEMBER * len(CATALOG))
+    assert fakes.retrieval_service(CATALOG)._outside.cache_info().maxsize == 3
 
 
 async def test_an_answer_names_its_catalogue() -> None:

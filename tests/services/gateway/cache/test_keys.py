@@ -28,6 +28,7 @@ parts = st.builds(
     release=short,
     history=digests,
     candidates=st.none() | digests | retrieved,
+    given=st.none() | digests,
     ranker=short,
     labels=short,
     template=short,
@@ -63,6 +64,7 @@ def test_other_parts_have_another_key(one: Parts, two: Parts) -> None:
         replace(WHOLE, candidates=Retrieved(retriever="lrurec@1", index="8", k=20)),
         replace(WHOLE, candidates=Retrieved(retriever="lrurec@1", index="7", k=40)),
         replace(WHOLE, candidates=Retrieved(retriever="lrurec@1", index="7", categories=frozenset({"Drama"}), k=20)),
+        replace(WHOLE, given=digest(["i3"])),
         replace(WHOLE, ranker="llamarec@3"),
         replace(WHOLE, labels="m"),
         replace(WHOLE, template="u"),
@@ -93,7 +95,7 @@ def test_tenants_share_no_key(one: str, two: str) -> None:
 @given(parts)
 def test_a_key_is_a_readable_prefix_and_a_digest_of_fixed_length(some: Parts) -> None:
     schema, tenant, room, *owner, kind, rest = cache_key(some).split(":")
-    assert (schema, room, kind, len(rest)) == ("td1", "cache", some.kind, 2 * DIGEST_BYTES)
+    assert (schema, room, kind, len(rest)) == ("td2", "cache", some.kind, 2 * DIGEST_BYTES)
     assert [len(word) for word in owner] == ([] if some.user_id is None else [len("user"), 2 * DIGEST_BYTES])
     assert (tenant == some.tenant) == (some.tenant.isalnum() or some.tenant == "")
 
@@ -122,7 +124,7 @@ def test_another_process_with_another_hash_seed_gives_the_same_keys() -> None:
 
 def test_the_form_of_a_key_changes_only_with_its_schema() -> None:
     assert cache_key(WHOLE) == (
-        "td1:acme:cache:user:a337c7062aaf79db40f9e8f65fe630ec3be416a6:ranking:347eccb92e1f2b2d48c6ffccea327bc2337ca717"
+        "td2:acme:cache:user:a337c7062aaf79db40f9e8f65fe630ec3be416a6:ranking:fa130ed7d186a10f5d4778eec54a70cc42222e96"
     )
 
 
