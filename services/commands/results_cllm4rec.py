@@ -24,11 +24,10 @@ PAPER = {
 def section(folder: Path) -> str:
     """Of the files of `tandem evaluate --protocol cllm4rec --json`."""
     made = sorted(reports(folder), key=lambda report: _place(report["ranker"]["config"]))
-    hardware, held_out = made[0]["hardware"], HELD_OUT[made[0]["ranker"]["config"]["split"]]
+    held_out = HELD_OUT[made[0]["ranker"]["config"]["split"]]
     lines = [
         f"\n## {folder.name}\n",
-        f"{made[0]['users']:,} test users; {held_out}, ranked among all others. On "
-        f"{hardware['cores']} cores ({hardware['cpu']}, {hardware['gpu'] or 'no GPU'}).\n",
+        f"{made[0]['users']:,} test users; {held_out}, ranked among all others.\n",
         "| model | Recall@20 | Recall@40 | NDCG@100 | users' items, texts, masked | training |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
@@ -48,12 +47,16 @@ def section(folder: Path) -> str:
         lines.append(
             f"| **{_name(config)}**, {config['backbone']}, {config['layers'] or 'all'} layers | "
             f"{_cells(report['rows']['recllm'])} | {', '.join(f'{count:,}' for count in seen)} | "
-            f"{report['ranker']['metrics']['train_seconds']:,.0f} s |"
+            f"{report['ranker']['metrics']['train_seconds']:,.0f} s, {_hardware(report['hardware'])} |"
         )
     lines.append("")
     if len(sweep(made)) > 1:
         lines.append(f"![the strength of the regularisation](results/{folder.name}/lambda_c.png)\n")
     return "\n".join(lines)
+
+
+def _hardware(used: Mapping[str, Any]) -> str:
+    return f"{used['cores']} cores ({used['cpu']}, {used['gpu'] or 'no GPU'})"
 
 
 def reports(folder: Path) -> list[dict[str, Any]]:
