@@ -60,17 +60,15 @@ def section(folder: Path) -> str:
 
 
 def _sequential(made: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A row for each sequential model under the runs; of several of one kind the weight decay tells them apart."""
-    found: dict[tuple[str, float], Mapping[str, Any]] = {}
+    """A row for each sequential model under the runs; of several their weight decay and machine tell."""
+    found: dict[tuple[str, float, float], tuple[str, Mapping[str, Any]]] = {}
     for report in made:
-        config, trained = report["ranker"]["config"], report["ranker"]["metrics"]
-        key = NAMES[config["behaviour"]], trained["behaviour"]["weight_decay"]
-        found.setdefault(key, report["rows"]["sequential model"])
-    names = [name for name, _ in found]
-    return [
-        _row(f"{name}, weight decay {decay:g}" if names.count(name) > 1 else name, row)
-        for (name, decay), row in found.items()
-    ]
+        name, trained = NAMES[report["ranker"]["config"]["behaviour"]], report["ranker"]["metrics"]["behaviour"]
+        decay, row = trained["weight_decay"], report["rows"]["sequential model"]
+        which = f", weight decay {decay:g}, {report['hardware']['cpu']}"
+        found.setdefault((name, decay, row["hit_ratio@1"]["value"]), (which, row))
+    names = [name for name, *_ in found]
+    return [_row(name + which * (names.count(name) > 1), row) for (name, *_), (which, row) in found.items()]
 
 
 def _ways(report: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
