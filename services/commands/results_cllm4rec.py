@@ -35,13 +35,13 @@ def section(folder: Path) -> str:
         cells = " | ".join("" if value is None else f"{value:.4f}" for value in values)
         lines.append(f"| {name} (paper, AM-Beauty) | {cells} |  |  |")
     lines.append(f"| popularity | {_cells(made[0]['rows']['popularity'])} |  |  |")
-    fitted: dict[str, None] = {}  # several rankers may have been measured beside the same one
+    fitted: dict[str, str] = {}  # several rankers may have been measured beside the same one
     for report in made:
         if "multi-vae" in report:
             how = report["multi-vae"]
             name = f"Multi-VAE, cornac {how['packages']['cornac']}, beta {how['beta']:g}, {how['epochs']} epochs"
-            fitted[f"| {name} | {_cells(report['rows']['multi-vae'])} |  |  |"] = None
-    lines += fitted
+            fitted.setdefault(name, f"| {name} | {_cells(report['rows']['multi-vae'])} |  |  |")
+    lines += fitted.values()
     for report in made:
         config, seen = report["ranker"]["config"], _documents(report["ranker"])
         lines.append(
