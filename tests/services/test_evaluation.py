@@ -17,9 +17,10 @@ from retriever.retrieve import load as load_retriever
 from retriever.train import train as train_retriever
 from services import plots
 from services.commands import results
-from services.evaluation import Retrieved, against, popularity_third, reliability, report, rerank, retrieve
+from services.evaluation import Retrieved, against, load_both, popularity_third, reliability, report, rerank, retrieve
 from shared.data.prepared import Prepared
 from shared.data.split import cases
+from shared.errors import BadInput
 from shared.history import History
 from tests.ranker import tiny
 from tests.ranker.cllm4rec import made as cllm4rec
@@ -178,3 +179,12 @@ def test_the_results_page_shows_every_system_and_is_the_same_every_time(made: di
 def test_the_committed_page_is_what_its_json_files_say() -> None:
     docs = Path(__file__).parents[2] / "docs"
     assert (docs / "results.md").read_text() == results.page(docs / "results")
+
+
+def test_a_ranker_that_has_seen_what_is_held_out_is_not_measured_by_it(
+    data: Prepared, retriever: LoadedRetriever, bpe_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cllm4rec.trained(tmp_path / "out", bpe_folder, alone=True, split="random")
+    monkeypatch.setattr("retriever.retrieve.load", lambda folder, catalog: retriever)
+    with pytest.raises(BadInput, match="was trained with split=random"):
+        load_both(data, tmp_path, tmp_path / "out", None, "cpu")

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import ranker.cllm4rec.train as training
 from ranker import backbone
 from ranker.cllm4rec.evaluate import measured, ndcg, recall, report
 from ranker.cllm4rec.model import CLLM4Rec
@@ -214,6 +215,22 @@ def test_an_interrupted_run_ends_as_a_whole_one(
     made.trained(tmp_path / "cut", bpe_folder, resume=True)
     found, expected = (load_file(folder / EMBEDDINGS)["collaborative"] for folder in (tmp_path / "cut", artifact))
     assert torch.equal(found, expected)
+
+
+def test_a_run_does_not_go_on_with_another_retriever(
+    bpe_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            made.trained(tmp_path / "out", bpe_folder)
+    asked = {"retriever": tiny.Neighbours(tiny.ITEMS), "resume": True, "device": "cpu"}
+    with pytest.raises(BadInput, match="begun with another retriever"):
+        training.train(tiny.DATA, made.config(bpe_folder), tmp_path / "out", retriever_name="neighbours@2", **asked)
+    made.trained(tmp_path / "out", bpe_folder, resume=True)
 
 
 def test_reviews_change_what_is_learnt(artifact: Path, bpe_folder: Path, tmp_path: Path) -> None:
