@@ -92,9 +92,8 @@ def next_scores(model: Behaviour, histories_BL: Tensor) -> Tensor:
     """B x V; PAD's column means nothing. For models whose user is the history."""
     nobody_B = torch.zeros(len(histories_BL), dtype=torch.long, device=histories_BL.device)
     every_V = torch.arange(model.sizes.items + 1, device=histories_BL.device)
-    return model.user_vectors(nobody_B, histories_BL, nobody_B) @ model.item_vectors(every_V).T + model.item_biases(
-        every_V
-    )
+    users_BD = model.user_vectors(nobody_B, histories_BL, nobody_B)
+    return users_BD @ model.item_vectors(every_V).T + model.item_biases(every_V)
 
 
 @torch.no_grad()

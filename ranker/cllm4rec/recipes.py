@@ -22,7 +22,7 @@ class CLLM4RecConfig:
     quantization: Quantization = "none"
     split: Split = "last"
     """last: as served. random: a tenth of each user's items for validation and test (the paper): for the paper's
-    evaluation, not for a retriever's candidates, half of which it would know from training."""
+    evaluation, not for a retriever's candidates: it trains on most of the last items that measure those."""
     lambda_c: float = 1.0
     """Strength of the mutual regularisation."""
     content: bool = True
