@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from services.gateway.cache.keys import SCHEMA
 from services.gateway.ports import Who
 from services.gateway.state import keys
 from tests.chaos.load import Answered, Client
@@ -165,7 +166,7 @@ def test_cache_entries_that_we_did_not_write_are_made_anew(stack: Stack, command
     until = time.monotonic() + HEAL_S
     while stack.post("/recommend", asked)["cache"] != "hit":
         assert time.monotonic() < until
-    spoil = f"for _,k in ipairs(redis.call('KEYS','td1:*')) do redis.call('DEL',k) redis.call({command}) end"
+    spoil = f"for _,k in ipairs(redis.call('KEYS','{SCHEMA}:*')) do redis.call('DEL',k) redis.call({command}) end"
     stack.redis.command("EVAL", spoil, "0")
     answer = stack.post("/recommend", asked)
     assert (answer["cache"], answer["degraded"]) == ("miss", False)
