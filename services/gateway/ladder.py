@@ -7,23 +7,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Literal
 
 from services.gateway.cache.flight import DEGRADED_FRESH_S, DEGRADED_STALE_S, Flights, Made
-from services.gateway.cache.keys import Kind, Parts, Retrieved, cache_key, digest
 from services.gateway.course import Course, within
 from services.gateway.loaded import Loaded
-from services.gateway.people import Person
 from services.gateway.policy import Policy
 from services.gateway.popular import Popular
 from services.gateway.ports import CacheStore, RankingPort, RetrievalPort
+from services.gateway.question import Question, last_key, list_key
 from services.gateway.ranked import Decoded, RankedList
 from services.http.tracing import span
 from shared.deadline import Deadline
 from shared.errors import BadAnswer, DeadlineExceeded, Overloaded, TandemError, Unavailable, UnknownRanker
-from shared.wire.base import MAX_HISTORY, MAX_SEEN, RERANKED, Degradation, RankerName
+from shared.wire.base import MAX_HISTORY, MAX_SEEN, RERANKED, Degradation
 from shared.wire.inner import (
     ModelCard,
     RankAnswer,
@@ -34,36 +30,14 @@ from shared.wire.inner import (
     ScoreRequest,
 )
 
-Carried = Literal["metadata", "vectors"]
-USUAL_HISTORY = 200
-"""Keys of longer ones are not kept at hand: their items would fill the memory."""
 LANDING_MS = 2.0
 """Between the end of a flight's work and the end of its request's patience, to get from one task to the other."""
 LAST_MS = 4.0
 """Past the deadline, for the user's last ranking: out of what is kept back to put the answer together."""
 LINGER_S = 0.1
 """What was retrieved stays at hand a little longer than the flight: both may end in the same turn of the loop."""
-KNOWS_USERS = frozenset({"recllm", "collm", "tallrec"})
-"""Rankers, and RecLLM as the first stage, whose answer depends on who asks, beside the history."""
 SYSTEM = frozenset({"ranker_unavailable", "ranker_overloaded", "cold_user"})
 """What any other request would meet as well."""
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked of both stages: everything that a cache key must tell apart, but the models."""
-
-    person: Person
-    ranker: RankerName | None
-    k: int
-    categories: tuple[str, ...] = ()
-    metadata: bool = False
-    vectors: bool = False
-    explain: bool = False
-    given: tuple[str, ...] = ()
-    """The caller's own candidates, distinct; retrieval finds them where there are none."""
-    named: bool = True
-    """Whether the caller named the ranker: only then is it the caller's mistake when there is none of that name."""
 
 
 class Ladder:
@@ -106,7 +80,7 @@ class Ladder:
         return await self._make(deadline, question)
 
     async def _descend(self, course: Course, question: Question) -> RankedList:
-        key = self._key(course.tenant, question)
+        key = list_key(course.tenant, self._release, question, self._loaded)
         try:
             made = await (self._through(course, question, key) if key else self._make(course.deadline, question))
         except (Unavailable, DeadlineExceeded) as error:
@@ -169,7 +143,7 @@ class Ladder:
             # The next one may have time for reasons.
             return Made(value, DEGRADED_FRESH_S, DEGRADED_STALE_S, store=False)
         if made.lasting:
-            last = self._last_key(tenant, question)
+            last = last_key(tenant, self._release, question, self._loaded.default)
             return Made(value, policy.cache_fresh_s, policy.cache_stale_s, also=last)
         # What one request's own haste degraded says nothing to the next one.
         ours = all(reason in SYSTEM for reason, _ in made.degradation)
@@ -290,7 +264,7 @@ class Ladder:
         return popular
 
     async def _last(self, course: Course, question: Question) -> RankedList | None:
-        key = self._last_key(course.tenant, question)
+        key = last_key(course.tenant, self._release, question, self._loaded.default)
         if key is None:
             return None
         deadline = max(course.deadline, Deadline.after_ms(LAST_MS), key=lambda one: one.at)
@@ -299,90 +273,6 @@ class Ladder:
         except DeadlineExceeded:
             return None
         return self._decoded.read(kept.value) if kept else None
-
-    def _key(self, tenant: str, question: Question) -> str | None:
-        """None while it is not known what the services have loaded."""
-        name, retriever = question.ranker or self._loaded.default, self._loaded.retriever
-        card = self._loaded.rankers.get(name or "")
-        if retriever is None or (card is None and name != "retrieval"):
-            return None
-        person = question.person
-        usual = len(person.history) + len(person.seen) <= USUAL_HISTORY
-        found: str = (_key_of if usual else _key_of.__wrapped__)(
-            tenant,
-            self._release,
-            "explained" if question.explain else "ranking" if card else "retrieval",
-            person.history,
-            person.seen,
-            person.known_as if KNOWS_USERS & {name, retriever.method} else None,
-            question.given,
-            (retriever.name, retriever.catalog, question.categories, question.k),
-            (card.name, card.labels, card.template) if card else ("", "", ""),
-            _carries(question),
-        )
-        return found
-
-    def _last_key(self, tenant: str, question: Question) -> str | None:
-        """Where the user's latest ranking of this shape lies."""
-        if question.person.user_id is None or question.given:
-            return None
-        return cache_key(
-            Parts(
-                tenant=tenant,
-                kind="last",
-                release=self._release,
-                history=b"",
-                candidates=Retrieved(retriever="", index="", categories=frozenset(question.categories), k=question.k),
-                ranker=question.ranker or self._loaded.default or "",
-                user_id=question.person.user_id,
-                carries=_carries(question),
-            )
-        )
-
-
-@lru_cache(maxsize=1024)
-def _key_of(
-    tenant: str,
-    release: str,
-    kind: Kind,
-    history: tuple[str, ...],
-    seen: frozenset[str],
-    user_id: str | None,
-    given: tuple[str, ...],
-    retrieved: tuple[str, str, tuple[str, ...], int],
-    ranker: tuple[str, str, str],
-    carries: tuple[Carried, ...],
-) -> str:
-    """Who asks again without an event in between has the same key."""
-    retriever, index, categories, k = retrieved
-    name, labels, template = ranker
-    asked = Retrieved(retriever=retriever, index=index, categories=frozenset(categories), k=k)
-    return cache_key(
-        Parts(
-            tenant=tenant,
-            release=release,
-            kind=kind,
-            history=digest([*history, "", *sorted(seen)]),
-            candidates=asked,
-            given=digest(given) if given else None,
-            ranker=name,
-            labels=labels,
-            template=template,
-            user_id=user_id,
-            carries=carries,
-        )
-    )
-
-
-def _carries(question: Question) -> tuple[Carried, ...]:
-    match question.metadata, question.vectors:
-        case True, True:
-            return "metadata", "vectors"
-        case True, False:
-            return ("metadata",)
-        case False, True:
-            return ("vectors",)
-    return ()
 
 
 def _made_by(made: RankedList, retriever: ModelCard | None, rankers: Mapping[str, ModelCard]) -> bool:

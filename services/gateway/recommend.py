@@ -9,12 +9,13 @@ from itertools import islice
 
 from services.gateway.arrange import Allowed, allowed, diversified, ordered, promoted
 from services.gateway.course import Course, within
-from services.gateway.ladder import Ladder, Question
+from services.gateway.ladder import Ladder
 from services.gateway.loaded import Loaded
 from services.gateway.people import People, Person
 from services.gateway.policy import Policy
 from services.gateway.popular import Popular
 from services.gateway.ports import Record, RetrievalPort
+from services.gateway.question import Question
 from services.gateway.ranked import Placed, RankedList, depth
 from services.gateway.records import Records
 from shared.candidate import Source

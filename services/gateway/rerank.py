@@ -6,11 +6,12 @@ from typing import get_args
 
 from services.gateway.arrange import ordered
 from services.gateway.course import Course, within
-from services.gateway.ladder import Ladder, Question
+from services.gateway.ladder import Ladder
 from services.gateway.loaded import Loaded
 from services.gateway.people import People
 from services.gateway.policy import Policy
 from services.gateway.ports import RetrievalPort
+from services.gateway.question import Question
 from services.gateway.ranked import RankedList
 from services.gateway.recommend import Answered, Observer, answer_of, chosen, record_of
 from services.gateway.records import Records

@@ -7,10 +7,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from services.gateway.ladder import Question
 from services.gateway.people import Person
 from services.gateway.policy import Policy
 from services.gateway.ports import ItemStates
+from services.gateway.question import Question
 from services.gateway.ranked import RankedList, depth
 from services.gateway.rollout.hosts import Hosts
 from services.gateway.stack import Build, Stack

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from services.gateway.cache.flight import Flights
 from services.gateway.cache.memory import MemoryCache
@@ -18,6 +19,8 @@ from services.gateway.recommend import Answered, Recommender
 from services.gateway.records import Records
 from services.gateway.rerank import Reranker
 from services.gateway.state.memory import MemoryState
+from shared.deadline import Deadline
+from shared.wire.recommend import RecommendAnswer, RecommendRequest
 from tests import fakes
 
 
@@ -51,3 +54,23 @@ class Parts:
     async def started(self) -> Parts:
         await asyncio.gather(self.popular.refresh(), self.loaded.refresh())
         return self
+
+
+class Failing(fakes.AnsweringRetrieval):
+    """Works until `error` is set."""
+
+    error: Exception | None = None
+
+    async def retrieve(self, *args: Any) -> Any:
+        if self.error:
+            raise self.error
+        return await super().retrieve(*args)
+
+
+async def ask(parts: Parts, timeout_ms: float = 2000, tenant: str = "default", **request: Any) -> RecommendAnswer:
+    asked = RecommendRequest.model_validate({"user_id": "u1"} | request)
+    return await parts.recommender.recommend(asked, Deadline.after_ms(timeout_ms), tenant)
+
+
+def ids(found: RecommendAnswer) -> list[str]:
+    return [item.item_id for item in found.items]

@@ -18,8 +18,7 @@ from shared.wire.recommend import RecommendRequest
 from shared.wire.users import Event
 from tests import fakes
 from tests.redis_server import RedisServer
-from tests.services.gateway.parts import Parts
-from tests.services.gateway.test_ladder import Failing, ask
+from tests.services.gateway.parts import Failing, Parts, ask
 
 pytestmark = pytest.mark.anyio
 PATIENT_S = 5.0

@@ -22,32 +22,12 @@ from shared.wire.inner import (
     RetrieveRequest,
     ScoreRequest,
 )
-from shared.wire.recommend import Models, RankItemsRequest, RecommendAnswer, RecommendRequest, RerankRequest
+from shared.wire.recommend import Models, RankItemsRequest, RerankRequest
 from shared.wire.users import Event, ItemState
 from tests import fakes
-from tests.services.gateway.parts import Parts
+from tests.services.gateway.parts import Failing, Parts, ask, ids
 
 pytestmark = pytest.mark.anyio
-
-
-async def ask(parts: Parts, timeout_ms: float = 2000, tenant: str = "default", **request: Any) -> RecommendAnswer:
-    asked = RecommendRequest.model_validate({"user_id": "u1"} | request)
-    return await parts.recommender.recommend(asked, Deadline.after_ms(timeout_ms), tenant)
-
-
-def ids(found: RecommendAnswer) -> list[str]:
-    return [item.item_id for item in found.items]
-
-
-class Failing(fakes.AnsweringRetrieval):
-    """Works until `error` is set."""
-
-    error: Exception | None = None
-
-    async def retrieve(self, *args: Any) -> Any:
-        if self.error:
-            raise self.error
-        return await super().retrieve(*args)
 
 
 async def test_the_second_request_is_answered_from_the_cache() -> None:
@@ -59,36 +39,6 @@ async def test_the_second_request_is_answered_from_the_cache() -> None:
     assert first.recommendation_id != second.recommendation_id
     assert len(parts.ranking.requests) == parts.retrieval.asked == 1
     assert (second.timing_ms.retrieval, second.timing_ms.rank) == (0.0, 0.0)
-
-
-async def test_other_limits_up_to_twenty_share_the_entry() -> None:
-    parts = await Parts().started()
-    await ask(parts, limit=20)
-    assert (await ask(parts, limit=3)).cache == "hit"
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"history": ["i9"]},
-        {"ranker": "retrieval"},
-        {"filter": {"categories": ["Drama"]}},
-        {"include": ["metadata"]},
-        {"diversity": 0.5},
-        {"limit": 100},
-    ],
-)
-async def test_another_question_is_not_answered_from_it(other: dict[str, Any]) -> None:
-    parts = await Parts().started()
-    await ask(parts)
-    assert (await ask(parts, **other)).cache == "miss"
-
-
-async def test_tenants_share_nothing() -> None:
-    parts = await Parts().started()
-    await ask(parts, history=["i9"])
-    assert (await ask(parts, history=["i9"], tenant="other")).cache == "miss"
-    assert ids(await ask(parts, tenant="other")) == [f"i{n}" for n in range(1, 11)], "the data folder is not theirs"
 
 
 async def test_models_hear_of_the_home_tenants_users_alone_and_of_none_who_was_erased() -> None:
@@ -120,35 +70,6 @@ async def test_models_hear_of_the_home_tenants_users_alone_and_of_none_who_was_e
     assert await heard("other", ["i9"], **promotions) == {None}
     await Users(parts.state, parts.cache, parts.histories).erase("default", "u1")
     assert await heard("default", ["i10"], **promotions) == {None}
-
-
-async def test_with_recllm_as_the_first_stage_users_of_one_history_have_lists_of_their_own() -> None:
-    parts = await Parts().started()
-    one, other = {"user_id": "new", "history": ["i9"]}, {"user_id": "newer", "history": ["i9"]}
-    await ask(parts, **one)
-    assert (await ask(parts, **other)).cache == "hit"
-    assert parts.loaded.retriever is not None
-    parts.loaded.retriever = parts.loaded.retriever.model_copy(update={"method": "recllm"})
-    await ask(parts, **one)
-    assert [(await ask(parts, **who)).cache for who in (other, one)] == ["miss", "hit"]
-
-
-async def test_a_new_retriever_is_a_new_cache_for_the_callers_candidates_too() -> None:
-    parts = await Parts().started()
-    asked = RankItemsRequest(user_id="u1", candidates=["i9", "i7"])
-    answers = [await parts.reranker.rank(asked, Deadline.after_ms(2000)) for _ in range(2)]
-    assert parts.loaded.retriever is not None
-    for update in ({"name": "lrurec@9999"}, {"catalog": "another"}):
-        parts.loaded.retriever = parts.loaded.retriever.model_copy(update=update)
-        answers.append(await parts.reranker.rank(asked, Deadline.after_ms(2000)))
-    assert [answer.cache for answer in answers] == ["miss", "hit", "miss", "miss"]
-
-
-async def test_a_new_model_is_a_new_cache() -> None:
-    parts = await Parts().started()
-    await ask(parts)
-    parts.loaded.rankers = {"llamarec": fakes.LLAMAREC.model_copy(update={"name": "llamarec@2222"})}
-    assert (await ask(parts)).cache == "miss"
 
 
 async def test_what_is_excluded_seen_or_hidden_never_comes_out_of_the_cache() -> None:
