@@ -28,6 +28,8 @@ def run(args: Evaluate) -> None:
     made = {"collm": _collm, "llara": _llara, "cllm4rec": _cllm4rec}[args.protocol](args)
     for name, row in made["rows"].items():
         print(f"{name:<22} {json.dumps(rounded(row))}")
+    if "gain" in made:
+        print(f"{'hybrid over the last':<22} {json.dumps(rounded(made['gain']))}")
     if args.json:
         made |= {"wall_seconds": round(time.monotonic() - began, 1), "hardware": hardware()}
         write_text(args.json, json.dumps(made, indent=2) + "\n")
@@ -36,6 +38,8 @@ def run(args: Evaluate) -> None:
 def rounded(row: Any) -> Any:
     if isinstance(row, dict):
         return {key: rounded(value) for key, value in row.items()}
+    if isinstance(row, list | tuple):
+        return [rounded(value) for value in row]
     return round(row, 4) if isinstance(row, float) else row
 
 
@@ -51,7 +55,7 @@ def _collm(args: Evaluate) -> dict[str, Any]:
     data = collm.read(args.data, _manifest(args).config["window"])
     loaded, scorer = _loaded(args, data.catalog, CoLLMScorer)
     shared = bool(loaded["config"]["tallrec"])
-    return report(scorer, data, args.users, shared) | {"ranker": loaded}
+    return report(scorer, data, args.users, shared, args.seed) | {"ranker": loaded}
 
 
 def _llara(args: Evaluate) -> dict[str, Any]:

@@ -59,12 +59,43 @@ def auc(labels_N: np.ndarray, scores_N: np.ndarray) -> float:
 
 def uauc(users_N: np.ndarray, labels_N: np.ndarray, scores_N: np.ndarray) -> float:
     """AUC per user, averaged over the users who have both classes (CoLLM, section 5.1)."""
-    order_N = np.argsort(users_N, kind="stable")
-    starts = np.unique(users_N[order_N], return_index=True)[1][1:]
-    groups = zip(np.split(labels_N[order_N], starts), np.split(scores_N[order_N], starts), strict=True)
-    per_user = [auc(labels, scores) for labels, scores in groups]
-    valid = [value for value in per_user if not np.isnan(value)]
-    return float(np.mean(valid)) if valid else float("nan")
+    auc_U = _auc_of_each(users_N, labels_N, scores_N)
+    return float(np.nanmean(auc_U)) if not np.isnan(auc_U).all() else float("nan")
+
+
+def resampled_auc(
+    users_N: np.ndarray, labels_N: np.ndarray, scores_N: np.ndarray, seed: int, resamples: int = 1000
+) -> tuple[np.ndarray, np.ndarray]:
+    """AUC and UAUC, `resamples` of each: every time as many users are drawn, with replacement, and each brings all of
+    their pairs. nan where those drawn have one class. One seed draws the same users whatever the scores are, so that
+    the difference of two systems is taken resample by resample."""
+    users, of_N = np.unique(users_N, return_inverse=True)
+    auc_U = _auc_of_each(users_N, labels_N, scores_N)
+    both_U = ~np.isnan(auc_U)
+    order_N = np.argsort(scores_N, kind="stable")
+    tied = np.unique(scores_N[order_N], return_index=True)[1]
+    of_N, positive_N = of_N[order_N], labels_N[order_N].astype(np.float64)
+    rng = np.random.default_rng(seed)
+    auc_R, uauc_R = np.empty(resamples), np.empty(resamples)
+    step = max(1, 1_000_000 // max(1, len(users_N)))
+    with np.errstate(invalid="ignore"):
+        for start in range(0, resamples, step):
+            here = slice(start, min(start + step, resamples))
+            times_RU = rng.multinomial(len(users), np.full(len(users), 1 / len(users)), size=here.stop - start)
+            times_RN = times_RU[:, of_N]
+            above_RT = np.add.reduceat(times_RN * positive_N, tied, axis=1)
+            below_RT = np.add.reduceat(times_RN * (1 - positive_N), tied, axis=1)
+            won_R = (above_RT * (below_RT.cumsum(axis=1) - below_RT / 2)).sum(axis=1)
+            auc_R[here] = won_R / (above_RT.sum(axis=1) * below_RT.sum(axis=1))
+            uauc_R[here] = times_RU[:, both_U] @ auc_U[both_U] / times_RU[:, both_U].sum(axis=1)
+    return auc_R, uauc_R
+
+
+def interval(values_R: np.ndarray) -> tuple[float, float]:
+    """Low and high: between them lie 95 % of the resamples; nan where there is none."""
+    known_R = values_R[~np.isnan(values_R)]
+    low, high = np.quantile(known_R, [0.025, 0.975]) if len(known_R) else (np.nan, np.nan)
+    return float(low), float(high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +133,21 @@ def paired(a_U: np.ndarray, b_U: np.ndarray, seed: int, resamples: int = 10_000)
             means_R[r] = differ_D[rng.integers(0, len(differ_D), drawn)].sum() / users
         signs_RD = rng.integers(0, 2, size=(stop - start, len(differ_D)), dtype=np.int8) * 2 - 1
         flipped_R[start:stop] = signs_RD @ differ_D / users
-    low, high = np.quantile(means_R, [0.025, 0.975])
+    low, high = interval(means_R)
     extreme = int((np.abs(flipped_R) >= abs(observed) - 1e-12).sum())
-    return Difference(observed, float(low), float(high), (extreme + 1) / (resamples + 1))
+    return Difference(observed, low, high, (extreme + 1) / (resamples + 1))
 
 
 def _within(ranks_U: np.ndarray, k: int) -> np.ndarray:
     return np.asarray((ranks_U != MISSED) & (ranks_U <= k))
+
+
+def _auc_of_each(users_N: np.ndarray, labels_N: np.ndarray, scores_N: np.ndarray) -> np.ndarray:
+    """Per user, in ascending order of their indices."""
+    order_N = np.argsort(users_N, kind="stable")
+    starts = np.unique(users_N[order_N], return_index=True)[1][1:]
+    groups = zip(np.split(labels_N[order_N], starts), np.split(scores_N[order_N], starts), strict=True)
+    return np.array([auc(labels, scores) for labels, scores in groups])
 
 
 def _average_ranks(scores_N: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.metrics import MISSED, auc, mrr, ndcg, paired, rank_of, recall, table, uauc
+from shared.metrics import MISSED, auc, interval, mrr, ndcg, paired, rank_of, recall, resampled_auc, table, uauc
 
 RANKS = st.lists(st.integers(0, 30), max_size=50)
 
@@ -112,6 +112,41 @@ def test_auc_of_worked_examples() -> None:
 def test_auc_sees_only_the_order(rows: list[tuple[int, int]]) -> None:
     labels, scores = np.array([r[0] for r in rows], int), np.array([r[1] for r in rows], float)
     assert auc(labels, scores) == pytest.approx(auc(labels, np.exp(scores) * 7), nan_ok=True)
+
+
+@given(LABELLED.filter(bool), st.integers(1, 5))
+def test_resampled_auc_is_the_auc_of_the_pairs_that_those_drawn_bring(rows: list[tuple[int, int]], users: int) -> None:
+    labels, scores = np.array([r[0] for r in rows], int), np.array([r[1] for r in rows], float)
+    user = np.arange(len(rows)) % users
+    found, per_user = resampled_auc(user, labels, scores, seed=3, resamples=8)
+    there = len(np.unique(user))
+    for r, times in enumerate(np.random.default_rng(3).multinomial(there, [1 / there] * there, size=8)):
+        # Whoever is drawn twice is two people.
+        pairs = [np.flatnonzero(user == u) for u, many in enumerate(times) for _ in range(many)]
+        drawn, whose = np.concatenate(pairs), np.repeat(np.arange(there), list(map(len, pairs)))
+        assert found[r] == pytest.approx(plain_auc(labels[drawn], scores[drawn]), nan_ok=True)
+        assert per_user[r] == pytest.approx(uauc(whose, labels[drawn], scores[drawn]), nan_ok=True)
+
+
+def test_the_interval_of_an_auc_covers_the_truth_about_as_often_as_it_says() -> None:
+    """Positives of N(1, 1) over negatives of N(0, 1): the AUC is Phi(1 / sqrt 2) = .7602, for each user and for all."""
+    rng, covered = np.random.default_rng(1), np.zeros(2)
+    for trial in range(100):
+        users, labels = np.repeat(np.arange(60), 8), rng.integers(0, 2, 480)
+        drawn = resampled_auc(users, labels, labels + rng.normal(size=480), seed=trial, resamples=200)
+        covered += [low <= 0.7602 <= high for low, high in map(interval, drawn)]
+    assert (covered >= 88).all()
+
+
+def test_one_seed_draws_the_same_users_for_every_system() -> None:
+    rng = np.random.default_rng(0)
+    users, labels, scores = rng.integers(0, 20, 200), rng.integers(0, 2, 200), rng.normal(size=200)
+    for one, other in zip(*(resampled_auc(users, labels, s, seed=5) for s in (scores, 3 * scores)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_nothing_drawn_has_no_interval() -> None:
+    assert all(map(math.isnan, interval(np.full(3, np.nan))))
 
 
 def test_a_system_does_not_differ_from_itself() -> None:

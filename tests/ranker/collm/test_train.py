@@ -186,8 +186,12 @@ def test_the_mapping_learns_a_taste_that_no_title_tells(bpe_folder: Path, tmp_pa
     training.train(data, settings, tmp_path / "out", device="cpu")
     scorer = load(tmp_path / "out", data.catalog, device="cpu").ranker.scorer  # type: ignore[attr-defined]
     assert isinstance(scorer, CoLLMScorer)
-    rows = report(scorer, data)["rows"]
+    found = report(scorer, data)
+    rows = found["rows"]
     assert rows["hybrid"]["all"]["auc"] > 0.9
+    for name, one in found["gain"].items():
+        assert one["mean"] == rows["hybrid"]["all"][name] - rows["collaborative model"]["all"][name]
+        assert one["interval"][0] <= one["mean"] <= one["interval"][1]
     assert rows["hybrid"]["all"]["uauc"] > 0.85
     assert abs(rows["text only"]["all"]["auc"] - 0.5) < 0.12
     assert rows["collaborative model"]["warm"]["pairs"] + rows["collaborative model"]["cold"]["pairs"] == 300
@@ -258,9 +262,10 @@ def test_warm_and_cold_are_measured_apart() -> None:
     pairs = made.pairs(300, 5)
     scores_N = pairs.labels_N + 0.0
     scores_N[~pairs.warm_N] *= -1
-    rows = measured(pairs, scores_N)
+    rows = measured(pairs, scores_N, seed=0)
     assert (rows["warm"]["auc"], rows["cold"]["auc"]) == (1.0, 0.0)
     assert rows["warm"]["pairs"] == int(pairs.warm_N.sum())
+    assert rows["all"]["uauc_95"][0] < rows["all"]["uauc"] < rows["all"]["uauc_95"][1]
 
 
 def test_events_alone_need_a_retriever(bpe_folder: Path, tmp_path: Path) -> None:

@@ -88,25 +88,29 @@ def test_collms_pairs_stand_beside_the_papers_rows(tmp_path: Path) -> None:
     ranker = {"name": "collm@1", "config": config, "metrics": curve}
     text = ranker | {"config": config | {"together": 0}, "metrics": {"steps": {}, "train_seconds": 5.0}}
     machine = {"hardware": {"cpu": "AMD EPYC", "cores": 2, "gpu": None}}
+    gain = {name: {"mean": 0.02, "interval": [-0.0123, 0.05]} for name in ("auc", "uauc")}
+    drawn = pairs(hybrid=0.74, **{"text only": 0.71}) | {"gain": gain}
+    drawn["rows"]["hybrid"]["all"] |= {"auc_95": [0.72, 0.76], "uauc_95": [0.61, 0.66]}
     for name, made in {
         "mf": pairs(mf=0.64, **{"item mean": 0.7}) | {"fitted": fitted},
-        "din": pairs(hybrid=0.74, **{"text only": 0.71}) | {"ranker": ranker} | machine,
+        "din": drawn | {"ranker": ranker} | machine,
         "text": pairs(**{"text only": 0.705}) | {"ranker": text} | machine,
         "svdpp": pairs(svdpp=0.735),
     }.items():
         (folder / f"{name}.json").write_text(json.dumps(made))
     page = results.page(tmp_path)
-    assert "| MF | 0.6400 / 0.5400 |  | 0.6400 / 0.5400 | 0.6482 / 0.6361 |" in page
-    assert "| CoLLM-DIN | 0.7400 / 0.6400 |" in page
+    assert "| MF | 0.6400 / 0.5400 |  |  | 0.6400 / 0.5400 | 0.6482 / 0.6361 |" in page
+    assert "| CoLLM-DIN | 0.7400 / 0.6400 | 0.720 to 0.760 / 0.610 to 0.660 |" in page
     assert "| TALLRec | 0.7050 / 0.6050 |" in page
-    assert "| SASRec |  |  |  | 0.7078 / 0.6884 |" in page
-    assert "| SVD++ | 0.7350 / 0.6350 |  | 0.7350 / 0.6350 |  |" in page
+    assert "| SASRec |  |  |  |  | 0.7078 / 0.6884 |" in page
+    assert "| SVD++ | 0.7350 / 0.6350 |  |  | 0.7350 / 0.6350 |  |" in page
     assert "CoLLM-SVD++" not in page
     assert "| the item's mean label, whoever asks | 0.7000 / 0.6000 |" in page
     assert "MF: width 256, weight decay 0.01" in page
     assert (
         "CoLLM-DIN: smollm2-135m, 12 layers, step mapping: validation AUC after so many prompts of up to 16 pairs "
-        "0.6100 (640), 0.6300 (1,280); 71 s on 2 cores (AMD EPYC, no GPU)." in page
+        "0.6100 (640), 0.6300 (1,280); 71 s on 2 cores (AMD EPYC, no GPU). "
+        "Over its collaborative model: AUC +0.0200, 95 % -0.0123 to +0.0500; UAUC +0.0200, " in page
     )
 
 
