@@ -7,12 +7,14 @@ w is fitted on validation users (`fit`). w = 0 is the retriever's order, w = 1 t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from shared import metrics
+from shared.candidate import Candidate, Ranking
 
 CHI_SQUARE_5_PERCENT = 3.841
 WEIGHTS = tuple(round(0.05 * step, 2) for step in range(21))
@@ -31,6 +33,20 @@ def blend(retrieval_UC: np.ndarray, labels_UC: np.ndarray, weight: float) -> np.
     if weight == 1:
         return log_softmax(labels_UC)
     return (1 - weight) * log_softmax(retrieval_UC) + weight * log_softmax(labels_UC)
+
+
+def ranking(
+    listed: Sequence[Candidate], labels_C: np.ndarray, mass: float, weight: float, notes: tuple[str, ...] = ()
+) -> Ranking:
+    """The candidates of one user, best first by their blended log probability."""
+    blended_C = blend(np.array([c.score for c in listed]), labels_C, weight)
+    log_C = log_softmax(labels_C)
+    places = order(blended_C)
+    best = tuple(Candidate(listed[place].item, float(blended_C[place])) for place in places)
+    p_C = np.exp(log_C)
+    entropy = max(0.0, float(-(p_C * np.where(p_C > 0, log_C, 0)).sum()))
+    # Who is not heard cannot make the order doubtful.
+    return Ranking(best, min(1.0, mass) if weight else 1.0, entropy, notes, tuple(log_C[places].tolist()))
 
 
 def order(scores_UC: np.ndarray) -> np.ndarray:
@@ -52,14 +68,18 @@ class Fit:
     weight: float
     curve: dict[str, float]
     """NDCG@10 on the validation users, by weight."""
+    likeliest: float
     likelihood_ratio: float
-    """2 (log likelihood with the language model - without), of the best weight."""
+    """2 (log likelihood with the language model - without), of the likeliest weight."""
     gain: metrics.Difference
-    """In NDCG@10 over the retriever's order, of the best weight, on the same users."""
+    """In NDCG@10 over the retriever's order, on the same users: of the weight that was given, else of the likeliest."""
 
 
-def fit(retrieval_UC: np.ndarray, labels_UC: np.ndarray, truth_U: np.ndarray, seed: int) -> Fit:
-    """The weight under which the truth is likeliest, if that is no chance and costs no NDCG@10; else 0.
+def fit(
+    retrieval_UC: np.ndarray, labels_UC: np.ndarray, truth_U: np.ndarray, seed: int, given: float | None = None
+) -> Fit:
+    """`given`, if there is one; else the weight under which the truth is likeliest, if that is no chance and costs no
+    NDCG@10; else 0.
 
     A conditional logit (McFadden, 1974) of the truth among a user's candidates: P = softmax(s blend(w)), the
     scale s free for each w. NDCG@10 of some hundred users jumps with single places; the likelihood hears how
@@ -67,15 +87,17 @@ def fit(retrieval_UC: np.ndarray, labels_UC: np.ndarray, truth_U: np.ndarray, se
     chi-square with one degree of freedom.
     """
     found = truth_U >= 0
-    users = {w: metrics.ndcg(truth_ranks(blend(retrieval_UC, labels_UC, w), truth_U), 10) for w in WEIGHTS}
-    curve = {f"{w:.2f}": float(values.mean()) for w, values in users.items()}
+    weights = WEIGHTS if given is None else sorted({*WEIGHTS, given})
+    users = {w: metrics.ndcg(truth_ranks(blend(retrieval_UC, labels_UC, w), truth_U), 10) for w in weights}
+    curve = {f"{w:.2f}": float(users[w].mean()) for w in WEIGHTS}
     if not found.any():
-        return Fit(0.0, curve, 0.0, metrics.paired(users[0.0], users[0.0], seed))
+        return Fit(given or 0.0, curve, 0.0, 0.0, metrics.paired(users[0.0], users[0.0], seed))
     told = {w: log_likelihood(blend(retrieval_UC[found], labels_UC[found], w), truth_U[found]) for w in WEIGHTS}
     best = max(WEIGHTS, key=lambda w: (told[w], -w))
     ratio = 2 * (told[best] - told[0.0])
-    gain = metrics.paired(users[best], users[0.0], seed)
-    return Fit(best if ratio >= CHI_SQUARE_5_PERCENT and gain.mean >= 0 else 0.0, curve, ratio, gain)
+    gain = metrics.paired(users[best if given is None else given], users[0.0], seed)
+    earned = best if ratio >= CHI_SQUARE_5_PERCENT and gain.mean >= 0 else 0.0
+    return Fit(earned if given is None else given, curve, best, ratio, gain)
 
 
 def report(fitted: Fit) -> dict[str, Any]:
@@ -83,6 +105,7 @@ def report(fitted: Fit) -> dict[str, Any]:
     return {
         "blend_gain": asdict(fitted.gain),
         "blend_curve": fitted.curve,
+        "blend_likeliest": fitted.likeliest,
         "blend_likelihood_ratio": round(fitted.likelihood_ratio, 3),
     }
 

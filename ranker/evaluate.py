@@ -72,7 +72,7 @@ def spread(everyone: list[Case], wanted: int) -> list[Case]:
 
 
 def ask(retriever: Retriever, cases: Sequence[Case], candidates: int, users: Sequence[str] = ()) -> Questions:
-    """The retriever's best per case, the whole history excluded as in serving (a repeated truth stays possible).
+    """The retriever's best per case, the whole history excluded as in serving: a truth that is in it is missed.
 
     users: all user ids, by Case.user.
     """
@@ -80,7 +80,7 @@ def ask(retriever: Retriever, cases: Sequence[Case], candidates: int, users: Seq
     scores_UC = np.full((len(cases), candidates), -np.inf, dtype=np.float32)
     for start in range(0, len(cases), 1024):
         chunk = cases[start : start + 1024]
-        exclude = [np.unique(case.history[case.history != case.truth]) for case in chunk]
+        exclude = [np.unique(case.history) for case in chunk]
         found = retriever.retrieve(
             [History(tuple(case.history.tolist())) for case in chunk],
             candidates,

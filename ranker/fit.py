@@ -41,22 +41,29 @@ def add_lora(
 ) -> Any:
     """A peft model whose only trainable weights are A and B (Hu et al., 2021): W x + alpha / rank B A x.
 
-    Layers below `first_layer` stay as they are: nothing flows back through them and no activation is kept.
+    Layers below `first_layer` stay as they are: nothing flows back through them and no activation is kept. Raises
+    BadInput for layers or targets that the model does not have.
     """
     from peft import LoraConfig, get_peft_model
 
+    layers = len(model.model.layers)
+    if first_layer >= layers:
+        raise BadInput(f"lora_first_layer={first_layer}: the model has {layers} layers, so 0 to {layers - 1}")
     config = LoraConfig(
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
         target_modules=list(targets),
-        layers_to_transform=list(range(first_layer, len(model.model.layers))) if first_layer else None,
+        layers_to_transform=list(range(first_layer, layers)) if first_layer else None,
         task_type="CAUSAL_LM",
     )
     with warnings.catch_warnings():
         # peft asks for a name that transformers is about to drop; it is theirs to settle.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
-        wrapped = get_peft_model(model, config, autocast_adapter_dtype=False)
+        try:
+            wrapped = get_peft_model(model, config, autocast_adapter_dtype=False)
+        except ValueError as error:
+            raise BadInput(f"lora_targets={','.join(targets)}: {str(error).splitlines()[0]}") from error
     for parameter in wrapped.parameters():
         if parameter.requires_grad and dtype is not None:
             parameter.data = parameter.data.to(dtype)

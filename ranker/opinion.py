@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ranker.blend import Fit, blend, fit, log_softmax, order
+from ranker.blend import Fit, fit, ranking
 from ranker.evaluate import CANDIDATES, Questions, ask
 from shared.candidate import Candidate, Ranking
 from shared.data.prepared import Prepared
@@ -83,15 +83,7 @@ class BlendedRanker:
         return self.scorer.reused()
 
     def _ranking(self, listed: Sequence[Candidate], opinion: Opinion) -> Ranking:
-        blended_C = blend(np.array([c.score for c in listed]), opinion.logits_C, self.weight)
-        log_C = log_softmax(opinion.logits_C)
-        places = order(blended_C)
-        best = tuple(Candidate(listed[place].item, float(blended_C[place])) for place in places)
-        p_C = np.exp(log_C)
-        entropy = max(0.0, float(-(p_C * np.where(p_C > 0, log_C, 0)).sum()))
-        # Who is not heard cannot make the order doubtful.
-        mass = min(1.0, opinion.mass) if self.weight else 1.0
-        return Ranking(best, mass, entropy, opinion.notes, tuple(log_C[places].tolist()))
+        return ranking(listed, opinion.logits_C, opinion.mass, self.weight, opinion.notes)
 
 
 def fit_blend(data: Prepared, retriever: Retriever, scorer: Scorer, seed: int, candidates: int = CANDIDATES) -> Fit:

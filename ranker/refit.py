@@ -26,8 +26,8 @@ def refit(
     weight: float | None = None,
 ) -> Manifest:
     """Replaces the blend weight in the artifact `folder`; its weights and its golden score stay. weight: to take in
-    place of the fitted one. Raises CatalogMismatch for a ranker that knows the items of another catalogue, BadInput
-    for one that has seen what the fit asks."""
+    place of the fitted one; the gain is then of this one. Raises CatalogMismatch for a ranker that knows the items of
+    another catalogue, BadInput for one that has seen what the fit asks."""
     before = open_artifact(folder, "ranker")
     require_held_out(before)
     if before.method not in TITLES_ALONE:
@@ -41,10 +41,9 @@ def refit(
         width = min(CANDIDATES, loaded.ranker.max_candidates)
         everyone = ask(retriever, list(cases(data, "valid")), width, data.user_ids)
         logits_UC, _ = heard(loaded.ranker, everyone, "fit the blend")
-        fitted = fit(everyone.scores_UC, logits_UC, everyone.truth_U, before.seed or 0)
+        fitted = fit(everyone.scores_UC, logits_UC, everyone.truth_U, before.seed or 0, weight)
         changes = {
-            "extra": before.extra
-            | {"blend": fitted.weight if weight is None else weight, "blended_with": retriever_name},
+            "extra": before.extra | {"blend": fitted.weight, "blended_with": retriever_name},
             "metrics": before.metrics | report(fitted),
         }
         return seal(draft, loaded.manifest.model_copy(update=changes))

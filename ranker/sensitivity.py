@@ -15,6 +15,7 @@ from ranker.engines.protocol import Engine
 from ranker.evaluate import Questions, score
 from ranker.prompt import PromptBuilder
 from shared import metrics
+from shared.data.split import spaced
 
 RANDOM_ORDERS = 5
 
@@ -33,7 +34,7 @@ class Order:
 def order_sensitivity(engine: Engine, builder: PromptBuilder, asked: Questions, seed: int, users: int) -> list[Order]:
     """Over at most `users` users whose truth is among the candidates, evenly spaced."""
     found = np.flatnonzero(asked.truth_U >= 0)
-    asked = asked.take(found[:: max(1, len(found) // users)][:users])
+    asked = asked.take(found[spaced(len(found), users)])
     rng = np.random.default_rng(seed)
     width = asked.items_UC.shape[1]
     same = np.tile(np.arange(width), (len(asked.truth_U), 1))

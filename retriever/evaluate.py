@@ -20,10 +20,10 @@ CHUNK = 1024
 def excluded(case: Case, exclusion: Exclusion, window: int) -> np.ndarray:
     """What must not be recommended: the items that the model sees (the papers), or all (as served).
 
-    A truth that the user had before stays possible: else a repeated purchase could never be found.
+    A truth among them is missed, as in serving. Left among the candidates it would give itself away to every ranker
+    that reads titles: no other candidate's stands in the history.
     """
-    seen = case.history[-window:] if exclusion == "window" else case.history
-    return np.unique(seen[seen != case.truth])
+    return np.unique(case.history[-window:] if exclusion == "window" else case.history)
 
 
 def retrieved(

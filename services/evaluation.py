@@ -6,8 +6,9 @@ missed count 0. Per-user means. Everything is paired by user against the retriev
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -25,9 +26,9 @@ from retriever.evaluate import excluded, ranks, retrieved
 from retriever.popularity import count
 from retriever.retrieve import LoadedRetriever
 from shared import metrics
-from shared.artifact import open_artifact
+from shared.artifact import open_artifact, trained_elsewhere
 from shared.data.prepared import Prepared
-from shared.data.split import Case, cases, train_sequence
+from shared.data.split import Case, cases, spaced, train_sequence
 from shared.wire.base import RERANKED
 
 Exclusion = Literal["window", "history"]
@@ -50,8 +51,8 @@ class Retrieved:
 
 def retrieve(data: Prepared, loaded: LoadedRetriever, exclusion: Exclusion, users: int = 0) -> Retrieved:
     """users: at most this many, evenly spaced; 0 for all."""
-    asked = list(cases(data, "test"))
-    asked = asked[:: max(1, len(asked) // users)][:users] if users else asked
+    everyone = list(cases(data, "test"))
+    asked = [everyone[place] for place in spaced(len(everyone), users)]
     window = loaded.retriever.window
     popular_UC, _ = retrieved(loaded.popularity, asked, RERANKED, exclusion, window, f"popularity, {exclusion}")
     items_UC, scores_UC = retrieved(loaded.retriever, asked, RERANKED, exclusion, window, f"lrurec, {exclusion}")
@@ -61,19 +62,21 @@ def retrieve(data: Prepared, loaded: LoadedRetriever, exclusion: Exclusion, user
 
 @dataclass(frozen=True, slots=True)
 class Reranked:
-    """What the language model said. logits_UC: in retriever order. movement_UC: places gained by each candidate."""
+    """What the language model said. logits_UC: in retriever order. behind_U: the truth's place where it stands behind
+    the candidates that the ranker takes, and stays there; 0 for the others."""
 
     asked: Questions
     logits_UC: np.ndarray
     mass_U: np.ndarray
+    behind_U: np.ndarray
     weight: float
     method: str = "llamarec"
 
     @property
     def ranks(self) -> dict[str, np.ndarray]:
         return {
-            f"{self.method} alone": truth_ranks(self.logits_UC, self.asked.truth_U),
-            f"{self.method} blend": truth_ranks(self.blended_UC, self.asked.truth_U),
+            f"{self.method} alone": truth_ranks(self.logits_UC, self.asked.truth_U) + self.behind_U,
+            f"{self.method} blend": truth_ranks(self.blended_UC, self.asked.truth_U) + self.behind_U,
         }
 
     @property
@@ -88,18 +91,19 @@ def rerank(
     width = min(CANDIDATES, ranker.max_candidates)
     asked = questions(stage.cases, stage.items_UC[:, :width], stage.scores_UC[:, :width], users)
     logits_UC, mass_U = heard(ranker, asked, method)
-    return Reranked(asked, logits_UC, mass_U, ranker.weight, method)
+    places_U = stage.ranks[RETRIEVER]
+    return Reranked(asked, logits_UC, mass_U, np.where(places_U > width, places_U, 0), ranker.weight, method)
 
 
 def alike(
-    data: Prepared, retriever: LoadedRetriever, ranker: LlamaRecRanker, config: Mapping[str, Any], asked: Questions
+    data: Prepared, retriever: LoadedRetriever, ranker: LlamaRecRanker, config: Mapping[str, Any], reranked: Reranked
 ) -> dict[str, np.ndarray]:
     """What a LlamaRec's teacher reaches without a language model: likeness of titles, its own blend fitted likewise."""
     heard = spread(list(cases(data, "valid")), config["blend_users"])
     valid, sharpness = ask(retriever.retriever, heard, config["candidates"]), config["alike_sharpness"]
     fitted = fit(valid.scores_UC, opinion(valid, ranker.builder, sharpness), valid.truth_U, config["seed"])
-    logits_UC = opinion(asked, ranker.builder, sharpness)
-    return Reranked(asked, logits_UC, np.full(len(logits_UC), np.nan), fitted.weight, "titles").ranks
+    logits_UC = opinion(reranked.asked, ranker.builder, sharpness)
+    return replace(reranked, logits_UC=logits_UC, weight=fitted.weight, method="titles").ranks
 
 
 def report(
@@ -128,6 +132,7 @@ def report(
         "data": {"name": data.manifest.method, "digest": data.digest, **data.manifest.metrics},
         "catalog": data.catalog.fingerprint(),
         "users": len(stage.cases),
+        "users_who_repeat": sum(case.truth in case.history for case in stage.cases),
         "seed": seed,
         "retriever": _artifact(retriever),
     }
@@ -138,9 +143,11 @@ def report(
         answer["ranker"] = _artifact(ranker) | _opinion(reranked)
         if isinstance(ranker.ranker, LlamaRecRanker):
             if ranker.manifest.config.get("alike") or ranker.manifest.config.get("alike_prompts"):
-                rerankers |= alike(data, retriever, ranker.ranker, ranker.manifest.config, reranked.asked)
-            orders = order_sensitivity(ranker.ranker.engine, ranker.ranker.builder, reranked.asked, seed, order_users)
-            answer["order_sensitivity"] = [asdict(order) for order in orders]
+                rerankers |= alike(data, retriever, ranker.ranker, ranker.manifest.config, reranked)
+            if order_users:
+                engine, builder = ranker.ranker.engine, ranker.ranker.builder
+                orders = order_sensitivity(engine, builder, reranked.asked, seed, order_users)
+                answer["order_sensitivity"] = [asdict(order) for order in orders]
     found |= rerankers
     hit_U = found[RETRIEVER] > 0
     answer |= {
@@ -240,7 +247,13 @@ def _banded(band_U: np.ndarray, names: Sequence[str], found: Mapping[str, np.nda
 
 def _artifact(loaded: LoadedRetriever | LoadedRanker) -> dict[str, Any]:
     manifest = loaded.manifest
-    return {"name": manifest.name, "config": manifest.config, "seed": manifest.seed, "metrics": manifest.metrics}
+    return {
+        "name": manifest.name,
+        "config": manifest.config,
+        "seed": manifest.seed,
+        "metrics": manifest.metrics,
+        "data_digest": manifest.data_digest,
+    }
 
 
 def _opinion(reranked: Reranked) -> dict[str, Any]:
@@ -281,9 +294,16 @@ def load_both(
     from retriever.retrieve import load as load_retriever
 
     first = load_retriever(retriever, data.catalog)
+    _warn(trained_elsewhere(first.manifest, data.digest))
     if ranker is None:
         return first, None
     require_held_out(open_artifact(ranker, "ranker"))
     second = load_ranker(ranker, data.catalog, backbone, device)
     second.self_test()
+    _warn(trained_elsewhere(second.manifest, data.digest))
     return first, second
+
+
+def _warn(said: str) -> None:
+    if said:
+        print(f"note: {said}", file=sys.stderr)

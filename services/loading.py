@@ -53,12 +53,12 @@ class FirstStage(NamedTuple):
     """What the thread that it works in does first."""
 
 
-def first_stage(folder: Path, catalog: Catalog, device: str = "auto") -> FirstStage:
-    """LRURec, or RecLLM out of its ranker's artifact. Raises BadArtifact."""
+def first_stage(folder: Path, catalog: Catalog, device: str = "auto", backbone: str | None = None) -> FirstStage:
+    """LRURec, or RecLLM out of its ranker's artifact, to which `device` and `backbone` matter. Raises BadArtifact."""
     if kind_of(folder) == "ranker":
         from services import recllm
 
-        return FirstStage(*recllm.load(folder, catalog, device=device))
+        return FirstStage(*recllm.load(folder, catalog, backbone, device))
     import torch
 
     from retriever.retrieve import load
@@ -81,10 +81,11 @@ def retrieval_service(
     stored: Prepared | None = None,
     device: str = "auto",
     settings: RetrievalSettings | None = None,
+    backbone: str | None = None,
 ) -> RetrievalService:
     """Its index has found what its model scores highest, for some `stored` users. Without `settings` it remembers no
     history. Raises BadArtifact."""
-    stage = first_stage(folder, catalog, device)
+    stage = first_stage(folder, catalog, device, backbone)
     if stage.exact:
         require_recall(stage.retriever, stage.exact, sample(stored, len(catalog)), f"the retriever in {folder}")
     states = None

@@ -25,6 +25,10 @@ def run(args: Evaluate) -> None:
     began = time.monotonic()
     if args.ranker is None and not (args.protocol == "collm" and args.baselines):
         raise BadInput(f"--protocol {args.protocol} measures a ranker: give --ranker.")
+    if args.plots or args.lists:
+        raise BadInput(f"--plots and --lists belong to --protocol llamarec: --protocol {args.protocol} has neither.")
+    if args.baselines and (args.protocol == "llara" or (args.protocol == "collm" and args.ranker)):
+        raise BadInput(f"--baselines {' '.join(args.baselines)}: llara has none, and collm's go without --ranker.")
     made = {"collm": _collm, "llara": _llara, "cllm4rec": _cllm4rec}[args.protocol](args)
     for name, row in made["rows"].items():
         print(f"{name:<22} {json.dumps(rounded(row))}")

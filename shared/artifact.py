@@ -83,6 +83,17 @@ def writing(folder: Path) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def trained_elsewhere(manifest: Manifest, digest: str) -> str:
+    """What to say where an artifact was trained on other data than those of `digest`, which may be what is meant (a
+    model of last month, a catalogue that has grown); else nothing."""
+    if manifest.data_digest in ("", digest):
+        return ""
+    return (
+        f"{manifest.name} was trained on other data ({manifest.data_digest[:8]}) than these ({digest[:8]}): what is "
+        "held out here it may have seen, and then the numbers flatter it"
+    )
+
+
 def require_replaceable(folder: Path) -> None:
     """Raises BadInput where writing an artifact would delete what is none: `--out .` must not cost a project; and where
     it could not be written."""
@@ -98,7 +109,7 @@ def require_replaceable(folder: Path) -> None:
 
 def require_writable(path: Path) -> None:
     """Raises BadInput: before the work, not after it."""
-    place = next(folder for folder in path.absolute().parents if folder.exists())
+    place = next((folder for folder in path.absolute().parents if folder.exists()), path)
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
         raise BadInput(f"{path} cannot be written: {place} is no folder that we may write to. Name another place.")
 

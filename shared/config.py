@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -42,6 +43,13 @@ def at_least(least: int, config: object, *names: str) -> None:
             raise BadInput(f"{name}={getattr(config, name)}: {least} or more")
 
 
+def shares(config: object, *names: str) -> None:
+    """Raises BadInput for the first field that is not within 0 and 1."""
+    for name in names:
+        if not 0 <= getattr(config, name) <= 1:
+            raise BadInput(f"{name}={getattr(config, name)}: a share, 0 to 1")
+
+
 def _parse(key: str, text: str, old: Any) -> object:
     if isinstance(old, bool):
         if text.lower() not in ("true", "false"):
@@ -50,6 +58,9 @@ def _parse(key: str, text: str, old: Any) -> object:
     if isinstance(old, tuple):
         return tuple(_parse(key, part, old[0] if old else "") for part in text.split(",") if part)
     try:
-        return type(old)(text)
+        value = type(old)(text)
     except (TypeError, ValueError):
         raise BadInput(f"--set {key}={text}: {text!r} is no {type(old).__name__}") from None
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BadInput(f"--set {key}={text}: a number that ends")
+    return value

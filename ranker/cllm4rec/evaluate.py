@@ -13,6 +13,7 @@ import numpy as np
 
 from ranker.cllm4rec.rank import RecLLMScorer
 from shared.data.holdout import Holdout
+from shared.data.split import spaced
 from shared.history import History
 from shared.progress import progress
 
@@ -86,7 +87,7 @@ def ask(parts: Holdout, user_ids: Sequence[str], part: Literal["valid", "test"],
     items too."""
     truths = parts.valid if part == "valid" else parts.test
     rows = [u for u, truth in enumerate(truths) if len(truth)]
-    rows = rows[:: max(1, len(rows) // users)][:users] if users else rows
+    rows = [rows[place] for place in spaced(len(rows), users)]
     shown = [parts.train[u] if part == "valid" else np.concatenate([parts.train[u], parts.valid[u]]) for u in rows]
     histories = [History(tuple(items.tolist()), user_ids[u]) for u, items in zip(rows, shown, strict=True)]
     seen = [items[~np.isin(items, truths[u])] for u, items in zip(rows, shown, strict=True)]

@@ -9,7 +9,7 @@ import numpy as np
 from ranker.collm.recipes import AT_ONCE, CoLLMConfig
 from shared.data.pairs import PairData, Pairs, left_padded
 from shared.data.prepared import Prepared
-from shared.data.split import train_sequence
+from shared.data.split import newly, train_sequence
 from shared.history import History
 from shared.protocols import Retriever
 
@@ -19,15 +19,16 @@ MOST = 20
 
 
 def pairs_of(data: Prepared, retriever: Retriever, config: CoLLMConfig) -> PairData:
-    """train: every event that something came before, and its negatives. valid: the validation items likewise.
+    """train: every event that something else came before, and its negatives. valid: the validation items likewise.
 
     At most as many events as the longest step asks for; an epoch takes all.
     """
     train, valid = [], []
     for user, sequence in enumerate(data.sequences()):
         seen = train_sequence(sequence)
-        train += [(user, t) for t in range(1, len(seen))]
-        valid += [(user, len(sequence) - 2)] if len(sequence) >= 3 else []
+        new = newly(sequence)
+        train += [(user, t) for t in range(1, len(seen)) if new[t]]
+        valid += [(user, len(sequence) - 2)] if len(sequence) >= 3 and new[-2] else []
     first = config.tune not in AT_ONCE and not config.tallrec
     # Of both steps wherever there is a first one: TALLRec alone sees the prompts that it sees within CoLLM.
     steps = (config.text_prompts, config.mapping_prompts) if first else (config.mapping_prompts,)

@@ -16,6 +16,7 @@ from ranker.collm.model import asked_of
 from ranker.collm.rank import CoLLMScorer
 from shared import metrics
 from shared.data.pairs import PairData, Pairs
+from shared.data.split import spaced
 from shared.errors import BadInput
 from shared.progress import progress
 
@@ -38,8 +39,7 @@ def report(scorer: CoLLMScorer, data: PairData, users: int = 0, shared: bool = F
     model, test = scorer.model, data.test
     if users:
         everyone = np.unique(test.users_N)
-        some = everyone[:: max(1, len(everyone) // users)][:users]
-        test = test.take(np.flatnonzero(np.isin(test.users_N, some)))
+        test = test.take(np.flatnonzero(np.isin(test.users_N, everyone[spaced(len(everyone), users)])))
     found: dict[str, Any] = {
         "protocol": "collm",
         "data": {"name": data.name, "digest": data.digest},

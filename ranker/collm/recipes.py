@@ -11,7 +11,7 @@ from ranker.behaviour.models import Name
 from ranker.behaviour.svdpp import BIASES
 from ranker.fit import ATTENTION, LINEAR_LAYERS
 from ranker.weights import Precision
-from shared.config import at_least, from_recipe
+from shared.config import at_least, from_recipe, shares
 from shared.errors import BadInput
 
 Tune = Literal["text", "mapping", "mapping+model", "lora+mapping", "together"]
@@ -147,6 +147,7 @@ def configure(recipe: str, overrides: dict[str, str], text_only: bool = False) -
         "patience",
         "behaviour_epochs",
         "lora_rank",
+        "title_tokens",
     )
     at_least(
         0,
@@ -160,9 +161,7 @@ def configure(recipe: str, overrides: dict[str, str], text_only: bool = False) -
         "history",
         "seed",
     )
-    for name in ("hard", "teacher"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise BadInput(f"{name}={getattr(config, name)}: a share, 0 to 1")
+    shares(config, "hard", "teacher", "lora_dropout")
     if not config.behaviour_decays or min(config.behaviour_decays) < 0:
         raise BadInput(f"behaviour_decays={config.behaviour_decays}: one or more numbers, 0 or above")
     if min(config.negatives, config.behaviour_negatives) < 1:

@@ -12,6 +12,7 @@ import numpy as np
 from ranker.llamarec.likeness import Likeness
 from ranker.llamarec.model import LlamaRecConfig
 from ranker.prompt import PromptBuilder, ranks_of
+from shared.data.split import newly
 from shared.history import History
 from shared.protocols import Retriever
 
@@ -55,8 +56,8 @@ class Prefix:
 
 
 def prefixes(sequences: Sequence[np.ndarray]) -> list[Prefix]:
-    """Those with at least 2 items of history."""
-    return [Prefix(u, t) for u, s in enumerate(sequences) for t in range(2, len(s))]
+    """Those with at least 2 items of history, that of what follows apart."""
+    return [Prefix(u, t) for u, s in enumerate(sequences) for t in np.flatnonzero(newly(s)).tolist() if t >= 2]
 
 
 def examples(
@@ -92,7 +93,7 @@ def examples(
         for i, (prefix, history, found) in enumerate(zip(block, histories, hard, strict=True), start=start):
             rng = np.random.default_rng((config.seed, draw, i))
             following = sequences[prefix.user][prefix.length : prefix.length + config.targets].tolist()
-            right = list(dict.fromkeys(t for t in following if t == following[0] or t not in history.items))
+            right = list(dict.fromkeys(t for t in following if t not in history.items))
             scores = {c.item: c.score for c in found}
             if config.negatives == "retrieved":
                 right = [t for t in right if t in list(scores)[: config.candidates]]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ranker.backbone import SMOLLM2, Quantization
 from ranker.fit import LINEAR_LAYERS
-from shared.config import at_least, from_recipe
+from shared.config import at_least, from_recipe, shares
 from shared.errors import BadInput
 
 
@@ -171,8 +171,11 @@ def configure(recipe: str, overrides: dict[str, str]) -> LlamaRecConfig:
         raise BadInput(f"alike_sharpness={config.alike_sharpness}: above 0")
     if config.template == "asked" and (config.history < 1 or config.probe):
         raise BadInput("template=asked asks for the titles of the history, without a probe: say history=6 and probe=0")
-    at_least(1, config, "batch", "validate_every", "validation_users", "patience", "lora_rank")
-    if not 0 <= config.teacher + config.alike <= 1 or config.teacher < 0 or config.alike < 0:
+    at_least(
+        1, config, "batch", "validate_every", "validation_users", "patience", "lora_rank", "title_tokens", "max_tokens"
+    )
+    shares(config, "teacher", "alike", "lora_dropout")
+    if config.teacher + config.alike > 1:
         raise BadInput(f"teacher={config.teacher}, alike={config.alike}: shares of one target, together at most 1")
     at_least(
         0,
@@ -184,6 +187,7 @@ def configure(recipe: str, overrides: dict[str, str]) -> LlamaRecConfig:
         "warmup",
         "layers",
         "lora_first_layer",
+        "history",
         "seed",
     )
     if config.negatives == "retrieved" and not config.prompts:

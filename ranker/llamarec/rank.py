@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
-from ranker.blend import blend, log_softmax, order
+from ranker.blend import ranking
 from ranker.engines.protocol import Engine
 from ranker.prompt import PromptBuilder
 from ranker.verbalizer import Letters, letters
@@ -47,10 +45,4 @@ class LlamaRecRanker:
         return self.engine.reused() if isinstance(self.engine, TellsReuse) else Reused()
 
     def _ranking(self, listed: Sequence[Candidate], told: Letters) -> Ranking:
-        retrieval_C = np.array([c.score for c in listed])
-        blended_C = blend(retrieval_C, told.logits_C, self.weight)
-        log_C = log_softmax(told.logits_C)
-        places = order(blended_C)
-        best = tuple(Candidate(listed[place].item, float(blended_C[place])) for place in places)
-        entropy = float(-(np.exp(log_C) * log_C).sum())
-        return Ranking(best, told.mass, entropy, unblended=tuple(log_C[places].tolist()))
+        return ranking(listed, told.logits_C, told.mass, self.weight)

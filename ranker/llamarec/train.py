@@ -199,7 +199,7 @@ def _choose(sequences: Sequence[np.ndarray], wanted: int, seed: tuple[int, int])
     """wanted: 0 is each once."""
     every = prefixes(sequences)
     if not every:
-        raise BadInput("no user has three training items: there is no prompt to train on. Lower --min-user.")
+        raise BadInput("no user has a new item after two others: there is no prompt to train on. Lower --min-user.")
     order = np.random.default_rng(seed).permutation(len(every))
     return [every[i] for i in np.resize(order, wanted or len(every))]
 

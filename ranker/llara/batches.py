@@ -39,14 +39,20 @@ class Binding:
 
 
 def nexts_of(data: Prepared, config: LLaRAConfig) -> NextData:
-    """train: every window of the training sequences. valid, test: what Tandem holds out."""
-    train = windows([train_sequence(s) for s in data.sequences()], config.history, config.shortest)
+    """train: every window of the training sequences. valid, test: what Tandem holds out. What follows is never an item
+    of the history."""
+    train = _newly(windows([train_sequence(s) for s in data.sequences()], config.history, config.shortest))
     parts = {}
     for part in ("valid", "test"):
         held = list(cases(data, part))
         histories = left_padded([case.history for case in held], config.history)
-        parts[part] = Nexts(histories, np.array([case.truth for case in held], dtype=np.int64))
+        parts[part] = _newly(Nexts(histories, np.array([case.truth for case in held], dtype=np.int64)))
     return NextData(data.manifest.method, data.catalog, train, **parts, digest=data.digest)
+
+
+def _newly(nexts: Nexts) -> Nexts:
+    """One title twice would be the answer, whatever the user's taste."""
+    return nexts.take(np.flatnonzero((nexts.histories_NL != nexts.nexts_N[:, None]).all(axis=1)))
 
 
 def slates_at(step: int, nexts: Nexts, items: int, retriever: Retriever | None, config: LLaRAConfig) -> list[Slate]:

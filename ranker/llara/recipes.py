@@ -13,7 +13,7 @@ from ranker.labels import LETTERS
 from ranker.llara.curriculum import Curriculum
 from ranker.llara.prompt import Answer
 from ranker.weights import Precision
-from shared.config import at_least, from_recipe
+from shared.config import at_least, from_recipe, shares
 from shared.errors import BadInput
 
 
@@ -129,12 +129,12 @@ def configure(recipe: str, overrides: dict[str, str]) -> LLaRAConfig:
         "behaviour_epochs",
         "lora_rank",
         "shortest",
+        "title_tokens",
     )
     at_least(0, config, "prompts", "binding_prompts", "warmup", "layers", "lora_first_layer", "seed")
     if not 2 <= config.candidates <= len(LETTERS):
         raise BadInput(f"candidates={config.candidates}: 2 to {len(LETTERS)}")
-    if not 0 <= config.hard <= 1:
-        raise BadInput(f"hard={config.hard}: a share, 0 to 1")
+    shares(config, "hard", "lora_dropout")
     if not config.behaviour_decays or min(config.behaviour_decays) < 0:
         raise BadInput(f"behaviour_decays={config.behaviour_decays}: one or more numbers, 0 or above")
     if config.behaviour in ("mf", "svdpp", "lightgcn", "din"):

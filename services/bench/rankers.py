@@ -116,11 +116,11 @@ def questions(settings: Settings) -> list[Question]:
     """Users evenly spaced, each with the retriever's best 40 of what it has not had."""
     from retriever.retrieve import load as load_retriever
     from shared.data.prepared import load
+    from shared.data.split import spaced
 
     data = load(settings.data)
     retriever = load_retriever(settings.retriever, data.catalog).retriever
-    wanted = settings.users + 1
-    chosen = list(data.user_ids)[:: max(1, len(data) // wanted)][:wanted]
+    chosen = [data.user_ids[place] for place in spaced(len(data.user_ids), settings.users + 1)]
     histories = [data.history(user) for user in chosen]
     made = []
     for history, found in zip(

@@ -129,8 +129,13 @@ def _retriever(home: Path, train: bool) -> Path:
     from services.commands import train as command
 
     print("2. LRURec, the retriever: some five minutes on two cores, once", file=sys.stderr)
-    resume = (home / "retriever.partial" / "run.json").is_file()
-    command.run(command.Retriever(data=home / DATASET, out=made, resume=resume))
+    if (home / "retriever.partial" / "run.json").is_file():
+        try:
+            command.run(command.Retriever(data=home / DATASET, out=made, resume=True))
+            return made
+        except BadInput as error:  # begun by another version
+            print(f"from the beginning: {error}", file=sys.stderr)
+    command.run(command.Retriever(data=home / DATASET, out=made))
     return made
 
 

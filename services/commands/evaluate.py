@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from services.commands.tables import metrics_table
+from shared.config import at_least
 from shared.errors import BadInput
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 
     from shared.data.prepared import Prepared
 
+OURS = ("popularity", "lrurec", "als", "item-knn")
 Lists = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=FILE")]
 
 
@@ -56,7 +59,7 @@ class Evaluate:
     users: int = 0
     """Evaluate on this many users at most, evenly spaced; 0: all."""
     order_users: int = 200
-    """Users on whom the sensitivity to the order of candidates is measured, 7 prompts each."""
+    """Users on whom the sensitivity to the order of candidates is measured, 7 prompts each; 0: not measured."""
     seed: int = 0
     """Of the bootstrap and the random orders."""
     json: Path | None = None
@@ -68,6 +71,7 @@ class Evaluate:
 def run(args: Evaluate) -> None:
     from shared.artifact import require_writable, write_text
 
+    at_least(0, args, "users", "order_users", "seed")
     for place in (args.json, args.plots):
         if place:
             require_writable(place)
@@ -85,7 +89,7 @@ def run(args: Evaluate) -> None:
     if args.retriever is None:
         raise BadInput("--protocol llamarec measures a retriever's candidates: give --retriever.")
     data = load(args.data)
-    lists = _read(args.lists, data)
+    lists, origins = _read(args.lists, data)
     retriever, ranker = load_both(data, args.retriever, args.ranker, args.backbone, args.device)
     made = report(
         data,
@@ -97,10 +101,8 @@ def run(args: Evaluate) -> None:
         baselines=args.baselines,
         lists=lists,
     )
-    if lists:
-        made["lists"] = {
-            name: _origin(Path(word.partition("=")[2])) for name, word in zip(lists, args.lists, strict=True)
-        }
+    if origins:
+        made["lists"] = origins
     _show(made)
     if args.json:
         made |= {"wall_seconds": round(time.monotonic() - began, 1), "hardware": hardware()}
@@ -109,32 +111,41 @@ def run(args: Evaluate) -> None:
         print("\nplots: " + ", ".join(str(path) for path in draw(made, args.plots)))
 
 
-def _read(words: Sequence[str], data: Prepared) -> dict[str, dict[int, np.ndarray]]:
+def _read(words: Sequence[str], data: Prepared) -> tuple[dict[str, dict[int, np.ndarray]], dict[str, dict[str, Any]]]:
+    """The lists, and where each came from."""
     from shared.data.lists import read
 
     found: dict[str, dict[int, np.ndarray]] = {}
+    origins = {}
     for word in words:
         name, separator, file = word.partition("=")
         if not (name and separator and file) or name in found:
             raise BadInput(f"--lists {word!r}: write NAME=FILE, each name once.")
-        found[name] = read(Path(file), data)
+        if name in OURS:
+            raise BadInput(f"--lists {word!r}: {name} is a row of our own. Give the lists another name.")
+        found[name], origins[name] = read(Path(file), data), _origin(Path(file))
         print(f"{name}: lists of {len(found[name]):,} users")
-    return found
+    return found, origins
 
 
 def _origin(file: Path) -> dict[str, Any]:
-    """The file's checksum, and what stands beside it of how it was made."""
+    """The file's checksum, and what retriever/rectools.py wrote beside it of how it was made."""
     from shared.artifact import sha256
 
-    told = file.with_suffix(".json")
-    made = json.loads(told.read_text()) if file.suffix != ".json" and told.is_file() else None
-    return {"file": file.name, "sha256": sha256(file), "made": made}
+    told, made = file.with_suffix(".json"), None
+    if file.suffix != ".json" and told.is_file():
+        with suppress(ValueError):
+            made = json.loads(told.read_text())
+    ours = isinstance(made, dict) and "packages" in made
+    return {"file": file.name, "sha256": sha256(file), "made": made if ours else None}
 
 
 def _show(made: dict[str, Any]) -> None:
     users = f"{made['users']:,} users"
     metrics_table(made["rows"], f"test, {users}, visible window excluded")
     metrics_table(made["rows_history_excluded"], f"test, {users}, whole history excluded")
+    if repeats := made["users_who_repeat"]:
+        print(f"\n{repeats:,} of them took again what they had: missed by every system, for it is not recommended")
     if "ranker" not in made:
         return
     found = made["users_where_retrieved"]

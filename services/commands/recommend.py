@@ -46,13 +46,15 @@ def run(args: Recommend) -> None:
         raise BadInput(f"-k {args.k}: ask for at least 1 item")
     data = load(args.data)
     history = _history(args, data)
-    loaded = first_stage(args.retriever, data.catalog, args.device)
+    loaded = first_stage(args.retriever, data.catalog, args.device, args.backbone)
     stage = loaded.retriever if history.items else loaded.popularity
     found = stage.retrieve([history], max(args.k, RERANKED), [list(history.items)])[0]
     if args.ranker and history.items:
         from ranker.registry import load as load_ranker
 
-        ranker = load_ranker(args.ranker, data.catalog, args.backbone, args.device).ranker
+        made = load_ranker(args.ranker, data.catalog, args.backbone, args.device)
+        made.self_test()
+        ranker = made.ranker
         head, tail = found[: ranker.max_candidates], found[ranker.max_candidates :]
         found = [*ranker.rank([history], [head])[0].candidates, *tail]
     for place, candidate in enumerate(found[: args.k], start=1):

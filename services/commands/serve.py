@@ -75,7 +75,11 @@ class Retrieval:
     data: Path | None = None
     """The prepared data folder."""
     retriever: Path | None = None
-    """The retriever's artifact."""
+    """The retriever's artifact, or a recllm ranker's."""
+    backbone: str | None = None
+    """For recllm: another language model than the one named in its manifest, a name or a folder."""
+    device: str = "auto"
+    """For recllm: auto, cpu or cuda."""
     host: str = "127.0.0.1"
     """The address to listen at; another one than the loopback needs TANDEM_INTERNAL_SECRET."""
     port: int = 8001
@@ -135,9 +139,10 @@ def _all(args: All) -> None:
     settings, stages = read(GatewaySettings), _run_by(args.engine, _with(args.registry, read(RankingSettings)))
     _begin(args.host, settings.api_keys_file is not None, settings, MAKE_KEYS)
     catalogs, metrics = Catalogs(), CollectorRegistry()
-    prepared = catalogs.prepared(args.data or start.current_data(stages))
-    retrieval = start.retrieval(args.data, args.retriever, _with(args.registry, read(RetrievalSettings)), catalogs)
-    ranking = start.ranking(args.data, args.ranker, stages, catalogs, metrics, args.backbone, args.device)
+    release, data = (None, args.data) if args.data else start.current(stages)
+    prepared, first = catalogs.prepared(data), _with(args.registry, read(RetrievalSettings))
+    retrieval = start.retrieval(args.data, args.retriever, first, catalogs, args.device, args.backbone, release)
+    ranking = start.ranking(args.data, args.ranker, stages, catalogs, metrics, args.backbone, args.device, release)
     if args.data and not args.ranker:
         settings = settings.model_copy(update={"default_ranker": "retrieval"})
     app = embedded.create(settings, MemoryHistories(prepared), retrieval, ranking, metrics)
@@ -167,7 +172,7 @@ def _retrieval(args: Retrieval) -> None:
 
     settings = _with(args.registry, read(RetrievalSettings))
     _begin(args.host, settings.internal_secret is not None, settings, SIGN_CALLS)
-    releases = start.retrieval(args.data, args.retriever, settings, Catalogs())
+    releases = start.retrieval(args.data, args.retriever, settings, Catalogs(), args.device, args.backbone)
     serve(create(settings, releases), args.host, args.port, settings)
 
 

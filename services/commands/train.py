@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-if TYPE_CHECKING:
-    from shared.data.prepared import Prepared
-
-from shared.artifact import MANIFEST, Manifest, alone, require_replaceable
-from shared.catalog import Catalog
+from shared.artifact import MANIFEST, Manifest, alone, require_replaceable, trained_elsewhere
 from shared.errors import BadInput
+
+if TYPE_CHECKING:
+    from shared.data.pairs import NextData, PairData
+    from shared.data.prepared import Prepared
 
 Settings = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")]
 Members = Annotated[tuple[Path, ...], tyro.conf.UseAppendAction]
@@ -66,7 +67,7 @@ class Ranker:
     backbone: str | None = None
     """smollm2-135m, a Hugging Face name or a local folder; the recipe's own where absent."""
     recipe: str = "demo"
-    """demo (two CPU cores); on a GPU small, paper-format, paper (llamarec), full, paper (the others)."""
+    """demo, and titles for llamarec (a CPU); full, and but for cllm4rec paper (a GPU); paper-format for llamarec."""
     settings: Settings = ()
     """Override a field of the recipe, such as --set prompts=4000; repeatable."""
     resume: bool = False
@@ -185,6 +186,7 @@ def _llamarec(args: Ranker, overrides: dict[str, str]) -> None:
         raise BadInput("--method llamarec ranks a retriever's candidates: give --retriever.")
     data = load(args.data)
     loaded = load_retriever(args.retriever, data.catalog)
+    _warn(loaded.manifest, data.digest)
     manifest = train(data, loaded.retriever, loaded.manifest.name, config, args.out, args.resume, args.device)
     print(f"language model alone, validation NDCG@10: {manifest.metrics['valid_ndcg@10']:.4f}")
     _show_blend(manifest)
@@ -198,7 +200,7 @@ def _collm(args: Ranker, overrides: dict[str, str]) -> Manifest:
 
     config = configure(args.recipe, overrides, text_only=args.method == "tallrec")
     data = load(args.data) if is_prepared(args.data) else collm.read(args.data, config.window)
-    return train(data, config, args.out, **_first_stage(args, data.catalog), resume=args.resume, device=args.device)
+    return train(data, config, args.out, **_first_stage(args, data), resume=args.resume, device=args.device)
 
 
 def _llara(args: Ranker, overrides: dict[str, str]) -> Manifest:
@@ -211,7 +213,7 @@ def _llara(args: Ranker, overrides: dict[str, str]) -> Manifest:
     prepared = load(args.data) if is_prepared(args.data) else None
     rows = {"window": config.history, "shortest": config.shortest}
     data = prepared if prepared and not args.split else llara.read(args.split or args.data, prepared, **rows)
-    return train(data, config, args.out, **_first_stage(args, data.catalog), resume=args.resume, device=args.device)
+    return train(data, config, args.out, **_first_stage(args, data), resume=args.resume, device=args.device)
 
 
 def _cllm4rec(args: Ranker, overrides: dict[str, str]) -> Manifest:
@@ -221,7 +223,7 @@ def _cllm4rec(args: Ranker, overrides: dict[str, str]) -> Manifest:
 
     config = configure(args.recipe, overrides)
     data = load(args.data)
-    stage = _first_stage(args, data.catalog)
+    stage = _first_stage(args, data)
     stage.pop("retriever_folder", None)
     manifest = train(data, config, args.out, **stage, resume=args.resume, device=args.device)
     if lost := lost_in_tuning(manifest.metrics["stages"]):
@@ -246,18 +248,24 @@ def is_prepared(folder: Path) -> bool:
     return (folder / MANIFEST).is_file()
 
 
-def _first_stage(args: Ranker, catalog: Catalog) -> dict[str, Any]:
+def _first_stage(args: Ranker, data: Prepared | PairData | NextData) -> dict[str, Any]:
     """The retriever, where one was given."""
     from retriever.retrieve import load as load_retriever
 
     if args.retriever is None:
         return {}
-    loaded = load_retriever(args.retriever, catalog)
+    loaded = load_retriever(args.retriever, data.catalog)
+    _warn(loaded.manifest, data.digest)
     return {
         "retriever": loaded.retriever,
         "retriever_name": loaded.manifest.name,
         "retriever_folder": args.retriever,
     }
+
+
+def _warn(retriever: Manifest, digest: str) -> None:
+    if said := trained_elsewhere(retriever, digest):
+        print(f"note: {said}", file=sys.stderr)
 
 
 def _blend(args: Blend) -> None:
@@ -269,20 +277,21 @@ def _blend(args: Blend) -> None:
         raise BadInput(f"--weight {args.weight}: 0 to 1")
     data = load(args.data)
     loaded = load_retriever(args.retriever, data.catalog)
+    _warn(loaded.manifest, data.digest)
     manifest = refit(data, loaded.retriever, loaded.manifest.name, args.ranker, args.device, args.weight)
-    by_hand = "" if args.weight is None else ", the weight as given"
-    print(f"written: {args.ranker} ({manifest.name}), blended with {loaded.manifest.name}{by_hand}")
-    _show_blend(manifest)
+    print(f"written: {args.ranker} ({manifest.name}), blended with {loaded.manifest.name}")
+    _show_blend(manifest, by_hand=args.weight is not None)
 
 
-def _show_blend(manifest: Manifest) -> None:
+def _show_blend(manifest: Manifest, by_hand: bool = False) -> None:
     from ranker.blend import CHI_SQUARE_5_PERCENT
 
     gain, ratio = manifest.metrics["blend_gain"], manifest.metrics["blend_likelihood_ratio"]
+    weight, likeliest = manifest.extra["blend"], manifest.metrics["blend_likeliest"]
     print(
-        f"blend weight {manifest.extra['blend']:.2f} (likelihood ratio {ratio:.1f}, {CHI_SQUARE_5_PERCENT:.1f} "
-        f"needed); at the likeliest weight NDCG@10 over the retriever on validation is {gain['mean']:+.4f} "
-        f"[{gain['low']:+.4f}, {gain['high']:+.4f}]"
+        f"blend weight {weight:.2f}{' as given' if by_hand else ''}; likeliest is {likeliest:.2f} (likelihood ratio "
+        f"{ratio:.1f}, {CHI_SQUARE_5_PERCENT:.1f} needed). NDCG@10 over the retriever on validation, at "
+        f"{weight if by_hand else likeliest:.2f}: {gain['mean']:+.4f} [{gain['low']:+.4f}, {gain['high']:+.4f}]"
     )
 
 

@@ -24,8 +24,9 @@ RETRY_S = 1.0
 """A Redis that fails or takes longer is left alone for so long."""
 MAX_PENDING = 64
 BLOCK = 100
-"""A hundredth of the limit is taken at a time: one round trip to Redis costs as much as the rest of the door, the log
-and the metrics together. What a process took and did not use within a second lapses."""
+"""A hundredth of the limit is taken at a time, or what it gives in a second if that is less: one round trip to Redis
+costs as much as the rest of the door, the log and the metrics together. What a process took and did not use within a
+second lapses."""
 LAPSE_S = 1.0
 REFUSED_S = 0.05
 """A key over its limit is refused without a look at the counters for so long."""
@@ -80,7 +81,9 @@ class Rates:
         if mine.left > 0:
             mine.left -= 1
             return
-        item, block = mine.item, max(1, mine.item.amount // BLOCK)
+        item = mine.item
+        # No more than the rate gives until it lapses: else who asks now and then would pay for what nobody used.
+        block = max(1, min(item.amount // BLOCK, int(item.amount * LAPSE_S / item.get_expiry())))
         if block > 1 and await self._ask(lambda counter: counter.hit(item, caller.key_id, cost=block)):
             mine.left += block - 1
             mine.lapses_at = now + LAPSE_S

@@ -267,7 +267,7 @@ class Batcher:
         self._waiting = alive
 
     def _run(self, batch: Sequence[Job]) -> None:
-        began = time.perf_counter()
+        began = self._began = time.perf_counter()
         try:
             rankings = batch[0].ranker.rank([job.history for job in batch], [job.candidates for job in batch])
             if len(rankings) != len(batch):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import structlog
 
 from services.http import tracing
-from services.ranking.batcher import Batcher, Ranked
+from services.ranking.batcher import PLANNED, Batcher, Ranked
 from shared.candidate import Candidate, Ranking
 from shared.catalog import Catalog
 from shared.deadline import Deadline
@@ -102,31 +102,30 @@ class RankingService:
         name, served = self._served(request.ranker or self._default)
         self._catalog.require(request.catalog, "the request")
         history, _ = self._catalog.indices(request.history)
-        candidates = self._candidates(request)
+        everyone = self._candidates(request)
+        candidates, behind = everyone[: served.ranker.max_candidates], everyone[served.ranker.max_candidates :]
         user = History(tuple(history), request.user_id)
-        ranked, because = await asyncio.gather(
-            self._batcher.rank(served.ranker, user, candidates, deadline),
-            self._explain(served, user, candidates, deadline) if request.explain else _nothing(),
-        )
+        ranked = await self._batcher.rank(served.ranker, user, candidates, deadline)
         tracing.past("queue", ranked.queue_ms, until_ms_ago=ranked.rank_ms)
         tracing.past("batch", ranked.rank_ms)
         _require_sense(served.card.name, ranked, candidates)
-        return self._answer(name, served, ranked, because)
+        because = await self._explain(served, user, candidates, deadline) if request.explain else None
+        return self._answer(name, served, ranked, because, _below(ranked.ranking, candidates, behind))
 
     async def _explain(
         self, served: Served, user: History, candidates: Sequence[Candidate], deadline: Deadline
     ) -> dict[int, dict[int, float]] | None:
         """Per candidate the score that is left without each recent item of the history, measured by leaving it out.
 
-        All of them wait at once, so that the batcher takes them together. None where that failed or came too late: an
-        answer without reasons is better than none.
+        All of them wait at once, so that the batcher takes them together; the ranking itself is there already. None
+        where that failed or came too late: an answer without reasons is better than none.
         """
         if served.card.metrics.get("blend") == 0:
             return {candidate.item: {} for candidate in candidates}  # the history has no part in its scores
         tasks: dict[int, asyncio.Task[Ranked]] = {}
         left: dict[int, dict[int, float]] | None = None
         try:
-            async with asyncio.TaskGroup() as group:
+            async with asyncio.timeout(PLANNED * deadline.remaining_s()), asyncio.TaskGroup() as group:
                 for item in dict.fromkeys(user.last(EXPLAINED)):
                     work = self._batcher.rank(served.ranker, _without(user, item), candidates, deadline)
                     tasks[item] = group.create_task(work)
@@ -135,7 +134,7 @@ class RankingService:
                 _require_sense(served.card.name, task.result(), candidates)
                 for candidate in task.result().ranking.candidates:
                     left[candidate.item][item] = candidate.score
-        except* TandemError as errors:
+        except* (TandemError, TimeoutError) as errors:
             log.warning("not explained", error=type(errors.exceptions[0]).__name__)
             left = None
         return left
@@ -172,10 +171,16 @@ class RankingService:
         return [Because(item_id=self._catalog[item].id, weight=weight) for weight, item in strongest]
 
     def _answer(
-        self, name: RankerName, served: Served, ranked: Ranked, left: Mapping[int, Mapping[int, float]] | None
+        self,
+        name: RankerName,
+        served: Served,
+        ranked: Ranked,
+        left: Mapping[int, Mapping[int, float]] | None,
+        below: Sequence[Candidate],
     ) -> RankAnswer:
         ranking = ranked.ranking
-        own = ranking.unblended or [None] * len(ranking.candidates)
+        candidates = [*ranking.candidates, *below]
+        own = [*(ranking.unblended or [None] * len(ranking.candidates)), *[None] * len(below)]
         return RankAnswer(
             items=[
                 RankedItem(
@@ -184,7 +189,7 @@ class RankingService:
                     ranker_score=unblended,
                     because=None if left is None else self._because(candidate, left.get(candidate.item, {})),
                 )
-                for candidate, unblended in zip(ranking.candidates, own, strict=True)
+                for candidate, unblended in zip(candidates, own, strict=True)
             ],
             model=served.card.name,
             ranker=name,
@@ -213,8 +218,15 @@ class _Test:
         return [Ranking(())] * len(histories)
 
 
-async def _nothing() -> None:
-    return None
+def _below(ranking: Ranking, heard: Sequence[Candidate], rest: Sequence[Candidate]) -> list[Candidate]:
+    """What a ranker of few candidates was not asked about: in the order that it came in, each as far below the last
+    one ranked as retrieval had it below the last one asked about."""
+    below: list[Candidate] = []
+    for candidate in rest:
+        floor = (below or ranking.candidates)[-1].score
+        before = rest[len(below) - 1] if below else heard[-1]
+        below.append(Candidate(candidate.item, floor - max(0.0, before.score - candidate.score)))
+    return below
 
 
 def _without(user: History, item: int) -> History:

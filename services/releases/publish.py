@@ -11,14 +11,14 @@ from pathlib import Path
 
 from services.releases.host import LOCAL
 from shared.artifact import MANIFEST, Kind, Manifest, open_artifact, sha256, writing
-from shared.errors import BadInput
+from shared.errors import BadArtifact, BadInput
 from shared.registry import Part, Registry, Release, is_release_id, kind_of, require_one_catalog
 
 
 def publish(
     registry: Registry, data: Path, retriever: Path, rankers: Sequence[Path] = (), release: str | None = None
 ) -> Release:
-    """Copies what is not there yet. Without a name, the release is named by its content, so that publishing the same
+    """Copies what is not there whole. Without a name, the release is named by its content, so that publishing the same
     again changes nothing. Raises BadArtifact or one of its kinds, or BadInput for a name that is taken."""
     if release is not None and (not is_release_id(release) or release == LOCAL):
         raise BadInput(
@@ -49,7 +49,7 @@ def _require_different(methods: Sequence[str]) -> None:
 
 def _add(registry: Registry, folder: Path, manifest: Manifest) -> Part:
     part = _part(registry, folder, manifest)
-    if not (registry.place(part) / MANIFEST).exists():
+    if not _whole(registry.place(part), manifest.kind):
         with writing(registry.place(part)) as draft:
             for name in (*manifest.files, MANIFEST):
                 (draft / name).parent.mkdir(parents=True, exist_ok=True)
@@ -64,9 +64,17 @@ def _part(registry: Registry, folder: Path, manifest: Manifest) -> Part:
     digest = sha256(folder / MANIFEST)
     part = Part(name=f"{'data' if manifest.kind == 'data' else manifest.method}@{manifest.version}", sha256=digest)
     there = registry.place(part) / MANIFEST
-    if there.is_file() and sha256(there) != digest:
+    if there.is_file() and sha256(there) != digest and _whole(there.parent, manifest.kind):
         return Part(name=f"{part.name}.{digest[:8]}", sha256=digest)
     return part
+
+
+def _whole(folder: Path, kind: Kind) -> bool:
+    try:
+        open_artifact(folder, kind)
+    except BadArtifact:
+        return False
+    return True
 
 
 def _named(parts: Sequence[Part]) -> str:

@@ -52,9 +52,15 @@ class Retrievers:
     """A `Build` of the first stage."""
 
     def __init__(
-        self, registry: Registry, catalogs: Catalogs, device: str = "auto", settings: RetrievalSettings | None = None
+        self,
+        registry: Registry,
+        catalogs: Catalogs,
+        device: str = "auto",
+        settings: RetrievalSettings | None = None,
+        backbone: str | None = None,
     ) -> None:
-        self.registry, self._catalogs, self._device, self._settings = registry, catalogs, device, settings
+        self.registry, self._catalogs, self._settings = registry, catalogs, settings
+        self._device, self._backbone = device, backbone
         self._loaded: WeakValueDictionary[str, RetrievalService] = WeakValueDictionary()
 
     def __call__(self, release: str) -> RetrievalService:
@@ -64,7 +70,9 @@ class Retrievers:
         if loaded is None:
             stored = self._catalogs.prepared(self.registry.place(found.data))
             folder = self.registry.place(found.retriever)
-            loaded = loading.retrieval_service(folder, stored.catalog, stored, self._device, self._settings)
+            loaded = loading.retrieval_service(
+                folder, stored.catalog, stored, self._device, self._settings, self._backbone
+            )
             self._loaded[found.retriever.sha256] = loaded
         return loaded
 

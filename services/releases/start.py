@@ -22,17 +22,25 @@ WHICH = "give --registry (or TANDEM_REGISTRY), or the folders: --data and those 
 
 
 def retrieval(
-    data: Path | None, retriever: Path | None, settings: RetrievalSettings, catalogs: Catalogs
+    data: Path | None,
+    retriever: Path | None,
+    settings: RetrievalSettings,
+    catalogs: Catalogs,
+    device: str = "auto",
+    backbone: str | None = None,
+    release: str | None = None,
 ) -> RetrievalReleases:
-    """Raises BadArtifact or UnknownRelease."""
-    build = Retrievers(Registry(settings.registry), catalogs, settings=settings) if settings.registry else None
+    """release: to start with in place of the current one. Raises BadArtifact or UnknownRelease."""
+    build = None
+    if settings.registry:
+        build = Retrievers(Registry(settings.registry), catalogs, device, settings, backbone)
     if build is not None and data is retriever is None:
-        current = build.registry.current()
+        current = release or build.registry.current()
         return RetrievalReleases(build(current), current, build, settings.max_releases)
     if data is None or retriever is None:
         raise BadInput(WHICH)
     stored = catalogs.prepared(data)
-    live = loading.retrieval_service(retriever, stored.catalog, stored, settings=settings)
+    live = loading.retrieval_service(retriever, stored.catalog, stored, device, settings, backbone)
     return RetrievalReleases(live, LOCAL, build, settings.max_releases)
 
 
@@ -44,8 +52,10 @@ def ranking(
     metrics: CollectorRegistry,
     backbone: str | None,
     device: str,
+    release: str | None = None,
 ) -> RankingReleases:
-    """Raises BadArtifact or UnknownRelease; BadInput for a backbone that cannot be had, or vLLM that is not here."""
+    """release: to start with in place of the current one. Raises BadArtifact or UnknownRelease; BadInput for a backbone
+    that cannot be had, or vLLM that is not here."""
     device = "vllm" if settings.engine == "vllm" else device
     batcher = loading.batcher(settings, metrics)
     build = None
@@ -53,7 +63,7 @@ def ranking(
         registry = Registry(settings.registry)
         build = Rankers(registry, catalogs, batcher, settings.default_ranker, backbone, device)
     if build is not None and data is None and not rankers:
-        current = build.registry.current()
+        current = release or build.registry.current()
         live = build(current)
         live.self_test()
         return RankingReleases(live, current, build, settings.max_releases)
@@ -63,8 +73,11 @@ def ranking(
     return RankingReleases(live, LOCAL, build, settings.max_releases)
 
 
-def current_data(settings: ReleaseSettings) -> Path:
-    """Raises BadInput or UnknownRelease."""
+def current(settings: ReleaseSettings) -> tuple[str, Path]:
+    """The current release and its data folder. A process asks once: while models load, another may become it. Raises
+    BadInput or UnknownRelease."""
     if settings.registry is None:
         raise BadInput(WHICH)
-    return Registry(settings.registry).current_data()
+    registry = Registry(settings.registry)
+    release = registry.current()
+    return release, registry.place(registry.release(release).data)

@@ -10,11 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import structlog
+
 from services.retrieval.together import Together
 from shared.candidate import Candidate
 from shared.catalog import Catalog, Item
 from shared.deadline import Deadline
-from shared.errors import BadAnswer, DeadlineExceeded
+from shared.errors import BadAnswer, DeadlineExceeded, Unavailable
 from shared.history import History
 from shared.protocols import ServedRetriever
 from shared.wire.inner import (
@@ -39,6 +41,7 @@ MAX_BATCH = 32
 """Histories that are encoded and searched for together."""
 OUTSIDE_BYTES, BYTES_A_MEMBER = 256 << 20, 72
 """Of what lies outside of categories that were asked for: how much is kept, and what a set takes for each item."""
+log = structlog.get_logger()
 TOO_LATE = "the request waited for the retriever until its time was over"
 _Work = Callable[[], RetrieveAnswer]
 
@@ -112,7 +115,8 @@ class RetrievalService:
             self._states.watch(took.encoded)
 
     async def retrieve(self, request: RetrieveRequest, deadline: Deadline) -> RetrieveAnswer:
-        """Never an item of the history, nor an excluded one. Raises DeadlineExceeded, or BadAnswer for a NaN."""
+        """Never an item of the history, nor an excluded one. Raises DeadlineExceeded, or BadAnswer for a NaN and for
+        whatever else the retriever does wrong."""
         return await self._together.ask(self._retrieve, _Asked(request, deadline, time.perf_counter()))
 
     async def score(self, request: ScoreRequest, deadline: Deadline) -> RetrieveAnswer:
@@ -184,7 +188,7 @@ class RetrievalService:
         try:
             found = self._retriever.retrieve(histories, k, banned)
         except Exception as error:  # one of them may be to blame: then the others have their answer yet
-            return [error] if len(wanted) == 1 else [one for each in wanted for one in self._found([each])]
+            return [_failed(error)] if len(wanted) == 1 else [one for each in wanted for one in self._found([each])]
         return [one[: each.asked.request.k] for one, each in zip(found, wanted, strict=True)]
 
     def _told(
@@ -200,7 +204,7 @@ class RetrievalService:
             vectors_of = model if request.vectors else None
             return self._answer(found, cold, wanted.missing, began, request.metadata, vectors_of)
         except Exception as error:
-            return error
+            return _failed(error)
 
     def _score(self, request: ScoreRequest) -> RetrieveAnswer:
         began = time.perf_counter()
@@ -256,7 +260,19 @@ def _late(asked: _Asked) -> DeadlineExceeded | None:
 def _unless_late(work: _Work, deadline: Deadline) -> RetrieveAnswer:
     if deadline.expired:
         raise DeadlineExceeded(TOO_LATE)
-    return work()
+    try:
+        return work()
+    except Exception as error:
+        raise _failed(error) from error
+
+
+def _failed(error: Exception) -> Exception:
+    """What a caller hears. The gateway has rungs below for a retriever that fails, and none for what it does not know:
+    an error that a history or a model makes is never the client's."""
+    if isinstance(error, BadAnswer | DeadlineExceeded | Unavailable):
+        return error
+    log.error("retriever failed", exc_info=error)
+    return BadAnswer(f"the retriever failed: {type(error).__name__}")
 
 
 def _complement(by_category: Mapping[str, frozenset[int]], items: int, categories: tuple[str, ...]) -> frozenset[int]:

@@ -16,8 +16,8 @@ class RetrievalSettings(ReleaseSettings):
     states_max_bytes: int = Field(
         default=64 << 20,
         ge=0,
-        description="Of the process's own memory of what histories have come to, so that one more event is one step; "
-        "2.5 KB a history. 0: none. Bytes.",
+        description="Of the process's own memory of what histories have come to, so that one more event is one step "
+        "while the history is shorter than the model's window; 2.5 KB a history. 0: none. Bytes.",
     )
     redis_url: SecretStr | None = Field(
         default=None,

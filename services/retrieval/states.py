@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Semaphore
 from typing import TYPE_CHECKING
 
@@ -33,18 +33,21 @@ MAX_WAITING = 256
 class RedisStates:
     """A `retriever.states.Shared`. Connects when first asked, and finds Redis whenever that comes.
 
-    read is called by the worker, and may take `timeout_s` of its time; writes have a thread of their own.
+    read is called by the worker, and takes `timeout_s` of its time at most: the client bounds each step of a
+    connection, and not the search for a name, so that reads have a thread of their own, as writes have.
     """
 
-    def __init__(self, redis: Redis, ttl_s: int) -> None:
-        self._redis, self._ttl_s = redis, ttl_s
+    def __init__(self, redis: Redis, ttl_s: int, timeout_s: float) -> None:
+        self._redis, self._ttl_s, self._timeout_s = redis, ttl_s, timeout_s
         self._heard: Callable[[str], None] = lambda outcome: None
         self._silent_until = 0.0
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="states read")
+        self._reading: Future[object] | None = None
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="states")
         self._room = Semaphore(MAX_WAITING)
 
     def read(self, keys: Sequence[bytes]) -> list[bytes | None]:
-        replies = self._asked(lambda: self._redis.mget([SCHEMA + key for key in keys]))
+        replies = self._in_time(lambda: self._asked(lambda: self._redis.mget([SCHEMA + key for key in keys])))
         if not isinstance(replies, list) or len(replies) != len(keys):
             return [None] * len(keys)
         return [_state(reply) for reply in replies]
@@ -57,12 +60,23 @@ class RedisStates:
         self._heard = heard
 
     def close(self) -> None:
+        self._reader.shutdown(wait=False, cancel_futures=True)
         self._writer.shutdown(cancel_futures=True)
         self._redis.close()
 
     def _write(self, key: bytes, state: bytes) -> None:
         self._room.release()
         self._asked(lambda: self._redis.set(SCHEMA + key, TAG + state, ex=self._ttl_s))
+
+    def _in_time(self, read: Callable[[], object]) -> object:
+        if self._reading is not None and not self._reading.done():
+            return None
+        self._reading = self._reader.submit(read)
+        try:
+            return self._reading.result(self._timeout_s)
+        except TimeoutError:
+            self._fell_silent()
+            return None
 
     def _asked(self, command: Callable[[], object]) -> object:
         """None where Redis does not answer, or not what it should."""
@@ -73,9 +87,14 @@ class RedisStates:
         try:
             return command()
         except (RedisError, OSError, ValueError):  # what answers may be no Redis
-            self._silent_until = time.monotonic() + LEFT_ALONE_S
-            self._heard("unavailable")
+            self._fell_silent()
             return None
+
+    def _fell_silent(self) -> None:
+        now = time.monotonic()
+        if now >= self._silent_until:
+            self._heard("unavailable")
+        self._silent_until = now + LEFT_ALONE_S
 
 
 def _state(reply: object) -> bytes | None:
@@ -103,4 +122,4 @@ def open_states(settings: RetrievalSettings) -> RedisStates | None:
         raise BadInput(
             "TANDEM_REDIS_URL is not a Redis URL; write redis://[user:password@]host[:port][/db], or rediss:// for TLS"
         ) from None
-    return RedisStates(redis, settings.states_ttl_s)
+    return RedisStates(redis, settings.states_ttl_s, timeout_s)

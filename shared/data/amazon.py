@@ -9,6 +9,7 @@ import ast
 import gzip
 import io
 import json
+import zlib
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -73,7 +74,7 @@ def _metadata(path: Path, on_error: OnError, notes: dict[str, int]) -> Iterator[
                     if on_error == "fail":
                         raise
                     notes["skipped_item_rows"] += 1
-        except (EOFError, gzip.BadGzipFile) as error:
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise BadInput(f"{path} is not a whole gzip file: {error}. Download it again.") from error
 
 

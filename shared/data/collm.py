@@ -13,16 +13,17 @@ import polars as pl
 
 from shared.artifact import sha256
 from shared.catalog import Catalog, Item
+from shared.data import parquet
 from shared.data.pairs import PairData, Pairs, left_padded
-from shared.errors import BadInput
 
 SPLITS = ("train", "valid", "test")
+NEEDED = "CoLLM's evaluation data are three files, train, valid and test.parquet"
 COLUMNS = ("user_id", "item_id", "label", "history_item_ids", "history_titles", "title", "not_cold")
 
 
 def read(folder: Path, window: int) -> PairData:
     """window: items of history that are kept. Raises BadInput for another folder."""
-    frames = {split: _frame(folder / f"{split}.parquet") for split in SPLITS}
+    frames = {split: parquet.frame(folder / f"{split}.parquet", COLUMNS, NEEDED) for split in SPLITS}
     titles: dict[int, str] = {}
     for frame in frames.values():
         for item, title in frame.select("item_id", "title").unique(maintain_order=True).iter_rows():
@@ -38,16 +39,6 @@ def read(folder: Path, window: int) -> PairData:
     digest = hashlib.sha256("".join(sha256(folder / f"{split}.parquet") for split in SPLITS).encode()).hexdigest()
     catalog = Catalog(tuple(Item(str(item), titles[item]) for item in known))
     return PairData(folder.name, catalog, tuple(map(str, users)), **parts, digest=digest)
-
-
-def _frame(path: Path) -> pl.DataFrame:
-    if not path.is_file():
-        raise BadInput(f"{path} is missing: CoLLM's evaluation data are three files, {', '.join(SPLITS)}.parquet.")
-    frame = pl.read_parquet(path)
-    missing = [column for column in COLUMNS if column not in frame.columns]
-    if missing:
-        raise BadInput(f"{path} has no column {missing[0]!r}; it has {', '.join(frame.columns)}.")
-    return frame
 
 
 def _pairs(frame: pl.DataFrame, index: dict[int, int], people: dict[int, int], window: int) -> Pairs:

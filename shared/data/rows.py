@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import shutil
 import tempfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +110,6 @@ def unpack(path: Path, work: Path) -> Path:
     try:
         with watched(path, "unpack") as raw, gzip.open(raw) as source, plain.open("wb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise BadInput(f"{path} is not a whole gzip file: {error}. Download it again.") from error
     return plain

@@ -25,6 +25,19 @@ class Case:
     truth: int
 
 
+def newly(sequence: np.ndarray) -> np.ndarray:
+    """Per event whether the user had not taken that item before. Only such events ask what serving asks: it never
+    recommends what is in the history, and among candidates what is in the history would be seen to be the answer."""
+    new = np.zeros(len(sequence), dtype=bool)
+    new[np.unique(sequence, return_index=True)[1]] = True
+    return new
+
+
+def spaced(count: int, most: int) -> np.ndarray:
+    """Places of at most `most` out of `count`, evenly spaced from the first to the last; 0 is all."""
+    return np.linspace(0, count - 1, most).round().astype(int) if 0 < most < count else np.arange(count)
+
+
 def train_sequence(sequence: np.ndarray) -> np.ndarray:
     """What training may see of a user, oldest first."""
     return sequence[:-2] if len(sequence) >= 3 else sequence

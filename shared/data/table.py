@@ -120,4 +120,6 @@ def _names(value: object) -> list[str]:
             value = json.loads(value)
     if isinstance(value, str):
         return value.split(BETWEEN_CATEGORIES)
-    return [str(name) for name in value if name is not None] if isinstance(value, list) else []
+    if not isinstance(value, list):
+        return [] if value is None else [str(value)]
+    return [str(name) for name in value if name is not None]

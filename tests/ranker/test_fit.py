@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -46,6 +47,16 @@ def logits(model: object) -> Tensor:
 def test_a_fresh_adapter_changes_nothing() -> None:
     wrapped = add_lora(tiny.llama(100), rank=4, alpha=8, dropout=0.0, targets=LINEAR_LAYERS)
     assert torch.equal(logits(wrapped), logits(tiny.llama(100)))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [({"first_layer": 99}, "lora_first_layer=99: the model has"), ({"targets": ("q_projj",)}, "lora_targets=q_projj")],
+)
+def test_layers_and_targets_that_the_model_lacks_are_refused(wrong: dict[str, Any], said: str) -> None:
+    """peft takes an empty list of layers for all of them."""
+    with pytest.raises(BadInput, match=said):
+        add_lora(tiny.llama(100), **({"rank": 4, "alpha": 8, "dropout": 0.0, "targets": LINEAR_LAYERS} | wrong))
 
 
 @pytest.mark.parametrize("targets", [("q_proj", "v_proj"), LINEAR_LAYERS])

@@ -52,7 +52,10 @@ def test_a_weight_may_be_given_and_the_fit_is_told_all_the_same(bpe_folder: Path
     before = tiny.trained(tmp_path / "out", bpe_folder)
     after = refit(tiny.DATA, tiny.Neighbours(tiny.ITEMS), "neighbours@1", tmp_path / "out", "cpu", weight=1.0)
     assert after.extra["blend"] == 1.0
-    assert after.metrics["blend_curve"] == before.metrics["blend_curve"]
+    told = after.metrics
+    assert told["blend_curve"] == before.metrics["blend_curve"]
+    assert told["blend_likeliest"] == before.metrics["blend_likeliest"]
+    assert told["blend_gain"]["mean"] == pytest.approx(told["blend_curve"]["1.00"] - told["blend_curve"]["0.00"])
     loaded = load(tmp_path / "out", tiny.DATA.catalog)
     alone, blended = (
         loaded.ranker.rank([History((1, 2))], [[Candidate(3, 9.0), Candidate(4, score)]])[0].candidates

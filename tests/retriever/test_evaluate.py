@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from retriever.evaluate import excluded, ranks, retrieved
 from retriever.popularity import Popularity
@@ -21,9 +20,11 @@ def test_the_window_excludes_what_the_model_sees_and_the_history_everything() ->
     assert excluded(asked, "history", 3).tolist() == [1, 2, 3, 5]
 
 
-@pytest.mark.parametrize("exclusion", ["window", "history"])
-def test_a_truth_that_the_user_had_before_stays_possible(exclusion: str) -> None:
-    assert excluded(case([1, 2, 3], truth=2), exclusion, 3).tolist() == [1, 3]  # type: ignore[arg-type]
+def test_a_truth_that_the_user_had_before_is_missed_as_in_serving() -> None:
+    popularity, asked = Popularity(np.array([0, 9, 7, 5, 3])), [case([1, 2, 3], 2), case([1, 2, 3], 4)]
+    for exclusion in ("window", "history"):
+        items_UK, _ = retrieved(popularity, asked, 4, exclusion, 3, what=None)  # type: ignore[arg-type]
+        assert ranks(items_UK, asked).tolist() == [MISSED, 1]
 
 
 def test_ranks_count_from_one_over_the_catalogue_without_the_seen() -> None:
@@ -51,4 +52,4 @@ def test_where_the_catalogue_runs_out_there_is_item_zero_at_minus_infinity() -> 
 def test_users_beyond_one_chunk_are_answered_in_order() -> None:
     asked = [case([1 + n % 3], 1) for n in range(2500)]
     items_UK, _ = retrieved(Popularity(np.array([0, 9, 7, 5])), asked, 1, "history", 5, what=None)
-    assert items_UK[:, 0].tolist() == [1 for _ in asked]
+    assert items_UK[:, 0].tolist() == [1 if n % 3 else 2 for n in range(2500)]

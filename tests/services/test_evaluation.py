@@ -19,7 +19,7 @@ from services import plots
 from services.commands import results
 from services.evaluation import Retrieved, against, load_both, popularity_third, reliability, report, rerank, retrieve
 from shared.data.prepared import Prepared
-from shared.data.split import cases
+from shared.data.split import cases, spaced
 from shared.errors import BadInput
 from shared.history import History
 from tests.ranker import tiny
@@ -145,7 +145,7 @@ def test_reliability_of_a_calibrated_model_lies_on_the_diagonal() -> None:
 def test_users_limits_the_cases_evenly(data: Prepared, retriever: LoadedRetriever) -> None:
     some: Retrieved = retrieve(data, retriever, "history", users=5)
     everyone = [case.user for case in cases(data, "test")]
-    assert [case.user for case in some.cases] == everyone[:: len(everyone) // 5][:5]
+    assert [case.user for case in some.cases] == [everyone[place] for place in spaced(len(everyone), 5)]
 
 
 def test_without_baselines_their_libraries_are_not_needed(
@@ -155,6 +155,23 @@ def test_without_baselines_their_libraries_are_not_needed(
     assert "lrurec" in report(data, retriever, None, seed=1, users=4)["rows"]
     with pytest.raises(ModuleNotFoundError):
         report(data, retriever, None, seed=1, users=4, baselines=["als"])
+
+
+def test_a_truth_behind_what_the_ranker_takes_keeps_the_retrievers_place(
+    data: Prepared, retriever: LoadedRetriever, bpe_folder: Path, tmp_path: Path
+) -> None:
+    tiny.trained(tmp_path / "out", bpe_folder)
+    ranker = load_ranker(tmp_path / "out", data.catalog).ranker
+    stage = retrieve(data, retriever, "window")
+    ranker.max_candidates = 2
+    behind_U = stage.ranks["lrurec"] > 2
+    assert behind_U.any()
+    for ranks_U in rerank(ranker, stage).ranks.values():  # type: ignore[arg-type]
+        np.testing.assert_array_equal(ranks_U[behind_U], stage.ranks["lrurec"][behind_U])
+
+
+def test_the_order_need_not_be_measured(data: Prepared, retriever: LoadedRetriever, bpe_folder: Path) -> None:
+    assert "order_sensitivity" not in report(data, retriever, None, seed=1, order_users=0)
 
 
 def test_plots_are_drawn_for_what_the_report_holds(made: dict[str, Any], tmp_path: Path) -> None:

@@ -159,6 +159,13 @@ def test_an_example_does_not_depend_on_where_the_stream_starts(builder: PromptBu
             assert np.array_equal(example.target_K, expected.target_K)
 
 
+def test_what_comes_next_is_never_what_the_user_has() -> None:
+    drawn = sequences()
+    every = prefixes(drawn)
+    assert 0 < len(every) < sum(len(s) - 2 for s in drawn)
+    assert all(drawn[p.user][p.length] not in drawn[p.user][: p.length] for p in every)
+
+
 @pytest.mark.parametrize("negatives", ["uniform", "hard", "mixed"])
 def test_the_truth_stands_at_every_place_alike(builder: PromptBuilder, negatives: str) -> None:
     """Chi-square over 20 places; 43.8 is exceeded by chance once in a thousand seeds, and this seed is fixed."""
@@ -166,7 +173,7 @@ def test_the_truth_stands_at_every_place_alike(builder: PromptBuilder, negatives
     places = [int(example.target_K.argmax()) for example in make(builder, config, users=60, length=22)]
     counts = np.bincount(places, minlength=20)
     expected = len(places) / 20
-    assert len(places) == 1200
+    assert len(places) > 900
     assert float(((counts - expected) ** 2 / expected).sum()) < 43.8
 
 

@@ -119,12 +119,25 @@ async def test_those_who_ask_at_once_are_counted_as_well(opened: Open, server: R
 
 
 async def test_a_high_limit_does_not_ask_redis_each_time(opened: Open, server: RedisServer) -> None:
-    rates, who = opened(server.url), caller("10000/hour")
+    rates, who = opened(server.url), caller("10000/minute")
     server.command("CONFIG", "RESETSTAT")
     await let_in(rates, who, 1000)
     stats = server.command("INFO", "commandstats").decode()
     calls = sum(int(line.split("calls=")[1].split(",")[0]) for line in stats.splitlines() if "evalsha" in line)
     assert 1 <= calls <= 20
+
+
+@pytest.mark.parametrize(("rate", "every_s"), [("1000/hour", 4.0), ("100000/day", 0.9), ("5000/minute", 1.1)])
+async def test_who_keeps_to_the_rate_is_let_in_however_slowly(
+    opened: Open, rate: str, every_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is taken ahead and lapses is nobody's."""
+    rates, now = opened(), [7200.0 * 1000]
+    monkeypatch.setattr("time.time", lambda: now[0])
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    for _ in range(900):
+        await rates.take(caller(rate))
+        now[0] += every_s
 
 
 async def test_without_redis_the_process_counts_alone_and_says_so(opened: Open) -> None:

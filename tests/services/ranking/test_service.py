@@ -91,6 +91,36 @@ async def test_the_histories_of_an_explanation_run_as_batches() -> None:
     assert len(ranker.batches) <= 3
 
 
+async def test_reasons_that_do_not_come_in_time_do_not_cost_the_ranking() -> None:
+    class Slow(fakes.FakeRanker):
+        def rank(self, histories: Sequence[History], candidates: Sequence[Sequence[Candidate]]) -> list[Ranking]:
+            if self.batches:
+                stalled.wait(5)
+            return super().rank(histories, candidates)
+
+    stalled, service = threading.Event(), fakes.ranking_service(CATALOG, Slow())
+    deadline = Deadline.after_ms(400)
+    found = await service.rank(asked(history=["i6", "i8", "i3"], explain=True), deadline)
+    assert not deadline.expired
+    stalled.set()
+    service.close()
+    assert [item.item_id for item in found.items] == ["i9", "i8", "i7"]
+    assert {item.because for item in found.items} == {None}
+
+
+async def test_a_ranker_of_few_candidates_ranks_the_first_and_the_others_stay_below() -> None:
+    class Two(LikesSequels):
+        max_candidates = 2
+
+    service = fakes.ranking_service(CATALOG, Two())
+    given = [{"item_id": f"i{n}", "score": score} for n, score in ((3, 5.0), (9, 4.5), (8, 4.0), (7, 4.25), (5, 1.0))]
+    found = await service.rank(asked(candidates=given, history=["i8"], explain=True), soon())
+    service.close()
+    assert [item.item_id for item in found.items] == ["i9", "i3", "i8", "i7", "i5"]
+    assert [item.score for item in found.items] == [1.0, 0.0, -0.5, -0.5, -3.75]
+    assert [item.because for item in found.items[1:]] == [[], [], [], []]
+
+
 async def test_a_ranker_without_weight_is_not_asked_for_reasons() -> None:
     ranker = fakes.FakeRanker()
     service = fakes.ranking_service(CATALOG, ranker, blend=0.0)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.anyio
 
 def serve_all(registry: Registry) -> FastAPI:
     settings, catalogs, metrics = RankingSettings(registry=registry.folder), Catalogs(), CollectorRegistry()
-    prepared = catalogs.prepared(start.current_data(settings))
+    prepared = catalogs.prepared(start.current(settings)[1])
     retrieval = start.retrieval(None, None, RetrievalSettings(registry=registry.folder), catalogs)
     ranking = start.ranking(None, (), settings, catalogs, metrics, None, "cpu")
     gateway = GatewaySettings(default_timeout_ms=20_000, min_label_mass=0, log_level="error")

@@ -55,6 +55,21 @@ def test_equal_weights_of_another_catalogue_stand_beside_the_first(registry: Reg
         registry.check(name)
 
 
+@pytest.mark.parametrize("name", [MANIFEST, "weights"])
+def test_publishing_again_mends_what_was_damaged(name: str, registry: Registry, tmp_path: Path) -> None:
+    folders = files.folders(tmp_path)
+    made = publish(registry, *folders)
+    place = registry.place(made.retriever)
+    path = (
+        place / MANIFEST if name == MANIFEST else next(p for p in place.iterdir() if p.is_file() and p.name != MANIFEST)
+    )
+    path.write_bytes(path.read_bytes()[:-3])
+    with pytest.raises(BadArtifact):
+        registry.check(made.id)
+    assert publish(registry, *folders) == made
+    assert registry.check(made.id) == made
+
+
 @pytest.mark.parametrize("name", ["", "Monday", "../up", "a" * 65, "local"])
 def test_a_name_that_cannot_be_is_refused(name: str, registry: Registry, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="--id"):

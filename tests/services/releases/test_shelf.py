@@ -252,6 +252,20 @@ async def test_what_the_registry_does_not_hold_is_unknown(release: str, two: Two
             await host.load(release, soon())
 
 
+def test_what_starts_together_is_of_one_release(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one becomes the current while models load."""
+    settings, catalogs = RankingSettings(registry=registry.folder), Catalogs()
+    release, _ = start.current(settings)
+    first = start.retrieval(None, None, RetrievalSettings(registry=registry.folder), catalogs, release=release)
+    other = next(one for one in registry.ids() if one != release)
+    registry.promote(other)
+    assert start.current(settings)[0] == other
+    second = start.ranking(None, (), settings, catalogs, CollectorRegistry(), None, "cpu", release)
+    assert [host.of(release) for host in (first, second)] == [first.live, second.live]
+    for host in (first, second):
+        host.close()
+
+
 def test_a_registry_without_a_current_release_starts_nothing(registry: Registry) -> None:
     (registry.folder / "current").unlink()
     with pytest.raises(UnknownRelease, match="promote"):

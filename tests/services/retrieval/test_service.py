@@ -19,7 +19,7 @@ from shared.history import History
 from shared.wire.base import MAX_SEEN
 from shared.wire.inner import ModelCard, RetrieveAnswer, RetrieveRequest
 from tests import fakes
-from tests.services.asgi import client
+from tests.services.asgi import client, embedded_app
 
 pytestmark = pytest.mark.anyio
 CATALOG = fakes.catalog()
@@ -135,3 +135,20 @@ async def test_everything_that_one_user_has_seen_fits_into_a_request() -> None:
         response = await http.post("/retrieve", json={"history": ["i1"], "exclude_item_ids": seen})
     assert response.status_code == 200
     assert len(response.json()["items"]) == 20
+
+
+class OutOfMemory(fakes.FakeRetriever):
+    def _one(self, *args: Any) -> list[Candidate]:
+        raise RuntimeError("CUDA error: out of memory")
+
+
+async def test_whatever_a_retriever_does_wrong_the_page_has_its_list() -> None:
+    """In one process, where no HTTP turns what is raised into a status."""
+    items = len(CATALOG)
+    service = RetrievalService(CATALOG, OutOfMemory(items), fakes.FakePopularity(items), CARD)
+    app = embedded_app(retrieval=service)
+    async with client(app) as http:
+        answer = (await http.post("/recommend", json={"user_id": "u1"})).json()
+        given = await http.post("/rank", json={"user_id": "u1", "candidates": ["i5", "i7"]})
+    assert (answer["rung"], answer["degradation"]) == ("popularity", ["retrieval_unavailable"])
+    assert (given.status_code, given.json()["degraded"]) == (200, True)

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -171,3 +172,25 @@ async def test_a_service_remembers_as_its_settings_say_and_answers_the_same(fold
     assert heard.outcomes == {"whole": 1, "advanced": 1, "known": 1}
     remembers.close()
     forgets.close()
+
+
+def test_a_name_that_is_not_found_in_time_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client bounds its sockets, not the search for an address."""
+    asked = []
+
+    def resolve(*args: object, **more: object) -> NoReturn:
+        asked.append(args)
+        time.sleep(0.5)
+        raise OSError("no such name")
+
+    monkeypatch.setattr("socket.getaddrinfo", resolve)
+    states = opened("redis://redis.internal:6379", redis_timeout_ms=30)
+    heard: list[str] = []
+    states.watch(heard.append)
+    began = time.monotonic()
+    assert states.read([b"a", b"b"]) == [None, None]
+    states._silent_until = 0.0
+    assert states.read([b"a"]) == [None], "and nobody queues up behind it"
+    assert time.monotonic() - began < 0.4
+    assert (heard, len(asked)) == (["unavailable"], 1)
+    states.close()

@@ -178,7 +178,8 @@ async def test_a_poisoned_history_fails_alone() -> None:
     items = ["i1", "i2", "i13", "i7", "i4"]
     retriever, answers = await served(*(RetrieveRequest(history=[item], k=3) for item in items))
     assert retriever.batches == [1, 4, 1, 1, 1, 1]
-    assert isinstance(answers[2], RuntimeError)
+    assert isinstance(answers[2], BadAnswer)
+    assert str(answers[2]) == "the retriever failed: RuntimeError"
     assert isinstance(answers[3], BadAnswer)
     for n in (0, 1, 4):
         assert isinstance(answers[n], RetrieveAnswer)

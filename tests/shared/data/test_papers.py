@@ -63,6 +63,20 @@ def test_other_folders_are_refused_by_what_they_lack(tmp_path: Path) -> None:
         llara.read(tmp_path)
 
 
+def test_what_is_no_parquet_and_what_lacks_items_is_refused_by_name(tmp_path: Path) -> None:
+    collm_folder(tmp_path)
+    (tmp_path / "valid.parquet").write_text("user,item\n")
+    with pytest.raises(BadInput, match=r"valid\.parquet cannot be read as Parquet"):
+        collm.read(tmp_path, window=3)
+    for split in ("train", "valid", "test"):
+        frame([([0, 1, 1], 7)]).write_parquet(tmp_path / f"{split}.parquet")
+    with pytest.raises(BadInput, match=r"items\.parquet is missing"):
+        llara.read(tmp_path)
+    pl.DataFrame({"item_id": [0, 1], "title": ["Alien", "Brazil"]}).write_parquet(tmp_path / "items.parquet")
+    with pytest.raises(BadInput, match=r"1 rows ask for items that the catalogue does not have; the first is 7"):
+        llara.read(tmp_path)
+
+
 def frame(rows: list[tuple[list[int], int]], **more: list[int]) -> pl.DataFrame:
     columns = {"seq": [seq for seq, _ in rows], "len_seq": [3] * len(rows), "next": [n for _, n in rows]}
     return pl.DataFrame(columns | more)

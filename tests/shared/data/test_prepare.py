@@ -153,6 +153,17 @@ def test_nothing_temporary_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert list(scratch.iterdir()) == []
 
 
+def test_a_damaged_gzip_file_is_said_to_be_one(tmp_path: Path) -> None:
+    path = tmp_path / "in" / "interactions.csv.gz"
+    rows = [(f"u{n}", "a", n, '"A"') for n in range(500)]
+    write(path, csv(HEADER, rows))
+    content = bytearray(path.read_bytes())
+    content[40:90] = bytes(50)
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match="is not a whole gzip file"):
+        prepare_table(tmp_path / "in", tmp_path / "out")
+
+
 @pytest.mark.parametrize("name", [ITEMS, USERS, INTERACTIONS])
 def test_a_changed_or_missing_file_is_refused(tmp_path: Path, name: str) -> None:
     prepare_table(small_folder(tmp_path), tmp_path / "out")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from shared.artifact import Manifest
 from shared.catalog import Catalog, Item
 from shared.data.prepared import Prepared
-from shared.data.split import cases, train_sequence
+from shared.data.split import cases, newly, spaced, train_sequence
 
 SEQUENCES = st.lists(st.lists(st.integers(1, 9), max_size=8), max_size=12)
 
@@ -20,6 +20,22 @@ def prepared(sequences: list[list[int]]) -> Prepared:
     items = np.array([item for sequence in sequences for item in sequence], np.int32)
     users = [f"u{u}" for u in range(len(sequences))]
     return Prepared(catalog, users, offsets, items, Manifest(kind="data", method="table"))
+
+
+@given(st.integers(0, 300), st.integers(0, 300))
+def test_some_are_spaced_from_the_first_to_the_last(count: int, most: int) -> None:
+    places = spaced(count, most)
+    assert len(places) == (min(count, most) if most else count)
+    if most > 1 and count:
+        gaps = np.diff(places)
+        assert (places[0], places[-1]) == (0, count - 1)
+        assert len(gaps) == 0 or 1 <= gaps.min() <= gaps.max() <= gaps.min() + 1
+
+
+@given(st.lists(st.integers(1, 5)))
+def test_an_event_is_new_where_the_item_was_not_there_before(sequence: list[int]) -> None:
+    expected = [item not in sequence[:t] for t, item in enumerate(sequence)]
+    assert newly(np.array(sequence, dtype=np.int64)).tolist() == expected
 
 
 @given(SEQUENCES)
