@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ def train(
     run = _Run(out.with_name(out.name + ".partial"), config, identity)
     if resume:
         run.restore(wrapped, optimizer)
-    total = warmups + (config.prompts or len(chosen))
+    total, per_step = warmups + (config.prompts or len(chosen)), config.batch * config.accumulate
     stream = _stream(sequences, chosen, builder, retriever, len(data.catalog), config, run.position)
     began = time.monotonic() - run.seconds
     with (
@@ -109,13 +109,16 @@ def train(
         checkpointed(lambda: run.save(optimizer)) as between,
     ):
         while run.prompts < total and run.stale < config.patience:
-            if not (batch := list(islice(stream, config.batch))):
+            if not (batch := list(islice(stream, per_step))):
                 break
             wrapped.train()
-            loss, letters = _losses(base, labels_K, probe_D, batch, config)
-            loss.backward()
-            step = run.prompts // config.batch
-            rate = schedule(config.schedule, step, -(-total // config.batch), config.warmup)
+            letters = 0.0
+            for piece in _pieces(batch, config.batch):
+                loss, said = _losses(base, labels_K, probe_D, piece, config)
+                share = len(piece) / len(batch)
+                (share * loss).backward()
+                letters += share * said
+            rate = schedule(config.schedule, run.prompts // per_step, -(-total // per_step), config.warmup)
             optimizer.step(config.learning_rate * rate, config.clip)
             run.heard(letters, batch)
             advance(len(batch), f"loss {run.loss:.3f}" + (f"  best NDCG@10 {run.best:.4f}" if run.curve else ""))
@@ -148,6 +151,13 @@ def _begun(config: LlamaRecConfig) -> dict[str, Tensor]:
         if own != other:
             raise BadInput(f"begin={folder}: its {name} is {other}, this run's {own}. Say --set {name}= as there.")
     return load_file(folder / ADAPTER)
+
+
+def _pieces(batch: Sequence[Example], most: int) -> Iterator[list[Example]]:
+    """What goes through the model at once: not too many, and all with questions or all without."""
+    for _, alike in groupby(batch, key=lambda example: example.asks is None):
+        kind = list(alike)
+        yield from (kind[start : start + most] for start in range(0, len(kind), most))
 
 
 def _losses(

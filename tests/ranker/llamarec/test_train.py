@@ -15,6 +15,7 @@ from torch import Tensor
 
 import ranker.llamarec.train as training
 from ranker import backbone
+from ranker.fit import ADAPTER
 from ranker.labels import LETTERS
 from shared import checkpoints
 from shared.artifact import MANIFEST, Manifest, open_artifact
@@ -86,6 +87,16 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(
     assert tiny.trained(tmp_path / "other", bpe_folder, seed=2).files != first.files
 
 
+@pytest.mark.parametrize("kind", [{}, {"template": "asked", "alike": 0.5, "alike_prompts": 12, "probe": 0.0}], ids=str)
+def test_a_step_in_several_batches_is_the_same_step(bpe_folder: Path, tmp_path: Path, kind: dict[str, Any]) -> None:
+    whole = {"lora_dropout": 0.0, "probe": 0.0, "binding_prompts": 10} | kind
+    for name, pace in (("one", {"batch": 8}), ("four", {"batch": 2, "accumulate": 4})):
+        tiny.trained(tmp_path / name, bpe_folder, **whole, **pace)
+    one, four = (load_file(tmp_path / name / ADAPTER) for name in ("one", "four"))
+    for name, weight in one.items():
+        torch.testing.assert_close(four[name], weight, atol=2e-4, rtol=2e-3)
+
+
 class PowerCut(BaseException):
     pass
 
@@ -154,7 +165,7 @@ def test_resuming_where_nothing_was_begun_or_otherwise_is_refused(
 
 
 def test_histories_too_short_to_ask_about_are_refused(bpe_folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="three training items"):
+    with pytest.raises(BadInput, match="after two others"):
         tiny.trained(tmp_path / "out", bpe_folder, data=tiny.prepared([[1, 2, 3, 4]] * 3, tiny.catalog(30)))
 
 
