@@ -52,8 +52,8 @@ class LlamaRecConfig:
     alike_sharpness: float = 8.0
     """That part is a softmax over so many times the cosine of their tokens."""
     loss: Literal["vocabulary", "labels"] = "vocabulary"
-    """Cross-entropy over the whole vocabulary (the paper), or over the labels alone. The latter teaches nothing about how
-    much falls on labels at all: serve such a ranker with TANDEM_MIN_LABEL_MASS=0, or its orders may count as doubtful."""
+    """Cross-entropy over the whole vocabulary (the paper), or over the labels alone. That does not teach how much falls
+    on labels at all: serve such a ranker with TANDEM_MIN_LABEL_MASS=0, or its orders may count as doubtful."""
     probe: float = 0.0
     """Weight of a second loss: a linear probe, thrown away after training, must tell the right candidates from
     the state at the end of each candidate's line, two thirds up the layers. Without it a small model hears of 20
@@ -86,9 +86,11 @@ class LlamaRecConfig:
 
 
 def paper() -> LlamaRecConfig:
-    """Section 4.1 on meta-llama/Llama-2-7b-hf with NF4, its steps of 16 prompts in eight batches. Counted, not run: each
-    of 32 layers keeps 165 KB of a token for the way back, so that two of Beauty's prompts (788 tokens) take 8 GB beside
-    4 GB of weights. A GPU of 24 GB has room for that."""
+    """Section 4.1 on meta-llama/Llama-2-7b-hf with NF4, its steps of 16 prompts in eight batches.
+
+    Counted, not run: each of 32 layers keeps 165 KB of a token for the way back, so that two of Beauty's prompts (788
+    tokens) take 8 GB beside 4 GB of weights. A GPU of 24 GB has room for that.
+    """
     return LlamaRecConfig(
         backbone="meta-llama/Llama-2-7b-hf", quantization="nf4", template="paper", batch=2, accumulate=8
     )
