@@ -37,7 +37,7 @@ from shared.errors import BadInput
 from shared.progress import progress
 
 VALIDATION_USERS = 10_000
-"""At most, evenly spaced: enough to choose a stopping point to within half a percent of Recall."""
+"""Fewer than twice as many, evenly spaced: enough to choose a stopping point to within half a percent of Recall."""
 
 
 def train(data: Prepared, config: TrainConfig, out: Path, resume: bool = False) -> Manifest:
