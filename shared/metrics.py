@@ -48,10 +48,11 @@ def table(ranks_U: np.ndarray, cutoffs: Sequence[int] = CUTOFFS) -> dict[str, fl
 
 
 def auc(labels_N: np.ndarray, scores_N: np.ndarray) -> float:
-    """Probability that a positive scores above a negative, ties counted half; nan where a class is missing."""
+    """Probability that a positive scores above a negative, ties counted half; nan where a class is missing, or a score
+    is no number."""
     positives = int(labels_N.sum())
     negatives = len(labels_N) - positives
-    if positives == 0 or negatives == 0:
+    if positives == 0 or negatives == 0 or np.isnan(scores_N).any():
         return float("nan")
     rank_sum = float(_average_ranks(scores_N)[labels_N.astype(bool)].sum())
     return (rank_sum - positives * (positives + 1) / 2) / (positives * negatives)

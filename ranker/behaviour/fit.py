@@ -118,7 +118,8 @@ def next_mrr(model: Behaviour, nexts: Nexts) -> float:
         truth_B1 = scores_BV.gather(1, next_B[:, None])
         scores_BV = scores_BV.scatter(1, histories_BL, float("-inf"))
         scores_BV[:, 0] = float("-inf")
-        total += float((1 / (1 + (scores_BV > truth_B1).sum(1))).sum())
+        # What is no number is above the truth, as a truth that is none is below everything.
+        total += float((1 / (1 + (~(scores_BV <= truth_B1)).sum(1))).sum())
     return total / max(1, len(nexts))
 
 

@@ -92,9 +92,11 @@ def read(folder: Path, catalog: Catalog) -> LRURec:
     )
     model = LRURec(sizes)
     try:
-        model.load_state_dict(load_file(folder / "lrurec.safetensors"), strict=False)
+        found = model.load_state_dict(load_file(folder / "lrurec.safetensors"), strict=False)
     except RuntimeError as error:
         raise BadArtifact(f"{folder}: {error}") from None
+    if lacks := [name for name in found.missing_keys if not name.startswith("known_")]:
+        raise BadArtifact(f"{folder} lacks the weights {', '.join(lacks)}")
     counts_V = load_file(folder / "popularity.safetensors")["counts"]
     model.learnt(torch.zeros(0, dtype=torch.long), torch.nonzero(counts_V)[:, 0])
     return model.eval()

@@ -49,6 +49,7 @@ class Prefixes:
             if block is None:
                 break
             found.append(block)
+        self._touch(digests[: len(found)])
         return found
 
     def put(self, digests: Sequence[bytes], states_L2PKh: Tensor, first: int) -> None:
@@ -58,7 +59,11 @@ class Prefixes:
             block = states_L2PKh[:, :, start : start + BLOCK].clone()
             if block.nbytes <= self._blocks.maxsize:
                 self._blocks[digests[number]] = block
-        for digest in reversed(digests[:first]):
+        self._touch(digests[:first])
+
+    def _touch(self, digests: Sequence[bytes]) -> None:
+        """The first block as the latest used."""
+        for digest in reversed(digests):
             self._blocks.get(digest)
 
 

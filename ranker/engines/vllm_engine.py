@@ -10,6 +10,7 @@ Shapes:  B prompts  T tokens  N soft places  D hidden width  V vocabulary  K lab
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -84,6 +85,8 @@ class _Instance:
             **lora,
             **settings,
         )
+        for file in (self.path / "model").glob("*.safetensors"):
+            file.unlink()  # read by now; in a container /tmp is memory
         _wake_at_death(self.llm.llm_engine.engine_core)
 
     @property
@@ -112,8 +115,10 @@ class _Instance:
 
     def unload_adapter(self, name: str) -> None:
         with self._one_at_a_time:
-            self.llm.llm_engine.remove_lora(self._adapter(name).lora_int_id)
+            request = self._adapter(name)
+            self.llm.llm_engine.remove_lora(request.lora_int_id)
             del self._adapters[name]
+            shutil.rmtree(request.lora_path)
 
     def close(self) -> None:
         self.llm.llm_engine.engine_core.shutdown()

@@ -106,6 +106,7 @@ class Load:
     answers: list[bytes] = field(default_factory=list)
     sent: int = 0
     failed: int = 0
+    good: int = 0
     under_way: int = 0
     until: float = 0.0
 
@@ -162,6 +163,7 @@ class Load:
         if now <= self.until or self.plan.rate:
             self.latencies.append(seconds)
             self.failed += not good
+            self.good += good
             if good and self.plan.stages:
                 self.answers.append(connection.answer)
         if self.due:
@@ -179,7 +181,7 @@ class Load:
             requests=len(ms),
             failed=self.failed,
             seconds=seconds,
-            per_second=len(ms) / seconds,
+            per_second=self.good / seconds,
             p50_ms=float(p50),
             p99_ms=float(p99),
             lag_ms_p99=float(np.percentile(self.lags, 99)) * 1000 if self.lags else 0.0,

@@ -121,7 +121,7 @@ def redis_server() -> str:
 
 def _redis_conf(port: int, password: str, folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [f"port {port}", f"bind {HOST}", "appendonly yes", f'dir "{folder.resolve()}"']
+    lines = [f"port {port}", f"bind {HOST}", "appendonly yes", 'save ""', f'dir "{folder.resolve()}"']
     return "\n".join(lines + ([f"requirepass {password}"] if password else [])) + "\n"
 
 

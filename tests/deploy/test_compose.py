@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import shlex
 import stat
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,16 @@ def test_the_inner_services_reach_only_one_another(env_file: Path, services: dic
     assert compose.config(env_file)["networks"]["inner"]["internal"]
     for name in ("redis", "retrieval", "ranking", "ranking-gpu"):
         assert set(services[name]["networks"]) == {"inner"}
+
+
+def test_redis_is_full_before_it_is_killed(services: dict[str, Any]) -> None:
+    """It needs as much again while its file is rewritten, and evicts nothing: an evicted key is a lost history."""
+    redis = services["redis"]
+    words = shlex.split(redis["command"][-1].split("<<")[0])
+    given = dict(pairwise(words))
+    assert (given["--maxmemory-policy"], given["--save"], given["--appendonly"]) == ("noeviction", "", "yes")
+    limit = int(redis["deploy"]["resources"]["limits"]["memory"])
+    assert 2 * int(given["--maxmemory"].removesuffix("mb")) << 20 <= limit
 
 
 def test_who_serves_waits_until_what_it_needs_is_healthy(services: dict[str, Any]) -> None:

@@ -34,10 +34,17 @@ class Rollouts:
         self.tau = Histogram("tandem_shadow_tau", "Kendall's tau, live to shadow.", buckets=TAUS, registry=registry)
         self.top1 = counter("shadow_top1", "Whether live and shadow begin with the same item.", "agreed")
         self.role = Gauge("tandem_rollout_info", "1 per role and release.", ("role", "release"), registry=registry)
+        self._served = STARTED
         self.share = Gauge("tandem_canary_share", "Share of the users that the canary answers.", registry=registry)
         self.unsaved = Gauge(
             "tandem_rollout_unsaved", "1 while the store of the rollout does not answer.", registry=registry
         )
+
+    def serving(self, release: str) -> None:
+        """What is answered with as live here, which may not be what is decided yet."""
+        self.role.remove("serving", self._served or NAMELESS)
+        self._served = release
+        self.role.labels("serving", release or NAMELESS).set(1)
 
     def answered(self, stack: Stack, answer: RecommendAnswer) -> None:
         series = self._series.get((stack.release, answer.degraded))
@@ -76,4 +83,5 @@ class Rollouts:
         ):
             if release is not None:
                 self.role.labels(role, release if release != STARTED else NAMELESS).set(1)
+        self.serving(self._served)
         self.share.set(now.canary.share if now.canary else 0)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import structlog
@@ -90,9 +91,9 @@ class Rollout:
             raise
 
     async def back(self, by: By = "operator", reason: str = "") -> None:
-        """Raises BadInput where nothing was live before. Also while the store does not answer: then here alone, and
-        everywhere once it does."""
-        await self._decide(state.back(self.clock(), by, reason), urgent=True)
+        """Raises BadInput where nothing was live before, or another gateway has gone back meanwhile. Also while the
+        store does not answer: then here alone, and everywhere once it does."""
+        await self._decide(state.back(self.clock(), by, reason, self.decided.live), urgent=True)
 
     async def end_canary(self, by: By = "operator", reason: str = "", release: str | None = None) -> None:
         """Raises BadInput where there is none. Also while the store does not answer."""
@@ -218,6 +219,7 @@ class Rollout:
             self.baseline = current.live.health.numbers()
             live.health.clear()
         self.serving.plan = Plan(live, self._trial(current.trial), self._ready(now.shadow))
+        self.metrics.serving(live.release)
         kept = now.releases() | {live.release}
         self._stacks = {release: stack for release, stack in self._stacks.items() if release in kept}
 
@@ -250,7 +252,13 @@ class Rollout:
     def _bring(self, release: str) -> None:
         if release not in self._bringing:
             task = self._bringing[release] = self._start(self._until_brought(release))
-            task.add_done_callback(lambda done: self._bringing.pop(release, None))
+            task.add_done_callback(partial(self._ended, release))
+
+    def _ended(self, release: str, task: asyncio.Task[None]) -> None:
+        """It may have been given up and decided again while the last one rested."""
+        self._bringing.pop(release, None)
+        if not task.cancelled() and release in self.decided.releases() and not self._ready(release):
+            self._bring(release)
 
     async def _until_brought(self, release: str) -> None:
         pause_s = RETRY_S

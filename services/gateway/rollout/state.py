@@ -63,8 +63,12 @@ def live(release: str, at: datetime) -> Step:
     return step
 
 
-def back(at: datetime, by: By, reason: str) -> Step:
+def back(at: datetime, by: By, reason: str, gone: str) -> Step:
+    """From `gone`, and only where this is still live: a second way back would be the way there again."""
+
     def step(now: Decided) -> Decided:
+        if now.live != gone:
+            raise BadInput(f"release {gone or 'started'!r} is no longer live: another gateway was faster")
         if now.previous is None:
             raise BadInput("there is no previous release to go back to: none was replaced yet")
         return _live(

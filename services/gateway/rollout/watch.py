@@ -71,4 +71,5 @@ class Watch:
             await asyncio.sleep(AGAIN_S)
             return
         if self.is_on and rollout.decided.previous == previous:
-            await rollout.back("watch", f"{found.cause}: {found.reason}")
+            with suppress(BadInput):  # another gateway was faster
+                await rollout.back("watch", f"{found.cause}: {found.reason}")

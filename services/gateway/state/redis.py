@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -100,8 +100,8 @@ class RedisState:
         return APPEND.call(keys.of_owner(tenant, who), *arguments)
 
     async def erase(self, tenant: str, user_id: str) -> int:
-        """With the sessions that the user's events named. Two round trips: the first one finds those sessions, and
-        leaves the tombstone or is refused, before anything goes."""
+        """With the sessions that the user's events named. The first round trip finds those sessions, and leaves the
+        tombstone or is refused, before anything goes; a third one takes those that were named meanwhile."""
         user = keys.of_owner(tenant, Who("user", user_id))
         tombstone = (keys.erased(tenant), self._tombstones.name(tenant, user_id))
         find: list[Command] = [
@@ -112,11 +112,13 @@ class RedisState:
         _, last, sessions = _none_refused(await self.connections.ask(find, WRITE_PATIENCE))
         with understood:
             version = int(last[1]) if last else 0
-            gone = [keys.of_owner(tenant, Who("session", session.decode())) for session in sessions]
-        forget: list[Command] = [("HINCRBY", *tombstone, version), ("UNLINK", *user)]
-        forget += [("UNLINK", *session) for session in gone]
-        _, *counts = _none_refused(await self.connections.ask(forget, WRITE_PATIENCE))
+            gone = _unlinked(tenant, sessions)
+        named: Command = ("ZRANGE", user.sessions, 0, -1)
+        forget: list[Command] = [named, ("HINCRBY", *tombstone, version), ("UNLINK", *user), *gone]
+        late, _, *counts = _none_refused(await self.connections.ask(forget, WRITE_PATIENCE))
         with understood:
+            if left := _unlinked(tenant, set(late) - set(sessions)):
+                counts += _none_refused(await self.connections.ask(left, WRITE_PATIENCE))
             return sum(counts)
 
     async def set_item(self, tenant: str, item_id: str, state: ItemState) -> int:
@@ -217,6 +219,11 @@ def _history(text: str) -> tuple[str, ...]:
     if len(lines) % 2 or len(bytes.fromhex("".join(lines[::2]))) != 7 * len(items):
         raise ValueError("an entry without the time of its arrival")
     return items
+
+
+def _unlinked(tenant: str, sessions: Iterable[bytes]) -> list[Command]:
+    """What forgets them. Raises ValueError for a name that is none."""
+    return [("UNLINK", *keys.of_owner(tenant, Who("session", session.decode()))) for session in sessions]
 
 
 def _take(found: Sequence[bytes], items: dict[str, ItemState]) -> None:

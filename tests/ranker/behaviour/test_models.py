@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ranker.behaviour import lrurec
@@ -24,10 +25,12 @@ from retriever.lrurec import LRURec as Original
 from retriever.lrurec import LRURecConfig
 from retriever.recipes import TrainConfig
 from retriever.train import train
+from shared import metrics
+from shared.artifact import MANIFEST, Manifest, seal
 from shared.catalog import PAD
 from shared.data.llara import windows
 from shared.data.pairs import Nexts, Pairs, left_padded
-from shared.errors import CatalogMismatch
+from shared.errors import BadArtifact, CatalogMismatch
 from tests.ranker import tiny
 
 CPU = torch.device("cpu")
@@ -60,6 +63,21 @@ def test_order_is_learnt(name: str) -> None:
     scores_BV = next_scores(model, torch.from_numpy(orderly().histories_NL).long())[:, 1:]
     assert float((scores_BV.argmax(1).numpy() + 1 == orderly().nexts_N).mean()) > 0.9
     assert mrr == next_mrr(model, orderly())
+
+
+def test_what_diverged_is_never_the_best() -> None:
+    """Nothing is above a NaN, nor is it above anything."""
+
+    broken = MODELS["gru4rec"](sizes()).eval()
+    for weight in broken.parameters():
+        weight.data.fill_(float("nan"))
+    assert next_mrr(broken, orderly()) < 0.1
+    scores_N = np.full(500, np.nan)
+    assert math.isnan(metrics.auc(tastes(1, 500).labels_N, scores_N))
+    runs = iter([(broken, float("-inf")), (MODELS["gru4rec"](sizes()), 0.2)])
+    assert select(lambda config: next(runs), FITTED, (0.1, 0.01)).weight_decay == 0.01
+    model, auc = fit_pairs("mf", sizes(), tastes(0, 200), tastes(1, 500), replace(FITTED, learning_rate=1e30), CPU)
+    assert auc == float("-inf") or np.isfinite(pair_logits(model, tastes(1, 500))).all()
 
 
 @pytest.mark.parametrize("name", ["mf", "svdpp", "lightgcn", "sasrec", "din"])
@@ -196,6 +214,11 @@ def test_a_retrievers_artifact_is_read_with_what_it_was_trained_on(tmp_path: Pat
     assert set(torch.nonzero(model.known_items_V)[:, 0].tolist()) == seen
     with pytest.raises(CatalogMismatch):
         lrurec.read(tmp_path / "retriever", tiny.catalog(7))
+    file = tmp_path / "retriever" / "lrurec.safetensors"
+    save_file({name: weight.clone() for name, weight in load_file(file).items() if name != "bias_V"}, file)
+    seal(tmp_path / "retriever", Manifest.model_validate_json((tmp_path / "retriever" / MANIFEST).read_bytes()))
+    with pytest.raises(BadArtifact, match="lacks the weights bias_V"):
+        lrurec.read(tmp_path / "retriever", tiny.DATA.catalog)
 
 
 @pytest.mark.parametrize("name", list(MODELS))

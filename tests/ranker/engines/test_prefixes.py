@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ranker.backbone import Backbone
 from ranker.engines import local
 from ranker.engines.local import LocalEngine, units
-from ranker.engines.prefixes import BLOCK, digests
+from ranker.engines.prefixes import BLOCK, Prefixes, digests
 from ranker.engines.protocol import Prompt, Spliced
 from ranker.engines.told import in_common, joined, piece
 
@@ -91,6 +92,16 @@ def test_a_digest_tells_tokens_places_and_vectors_apart() -> None:
     ]
     assert len({digests(prompt, BLOCK)[0] for prompt in prompts}) == len(prompts)
     assert digests(ids, BLOCK - 1) == []
+
+
+def test_of_a_prefix_that_was_found_the_first_block_is_the_last_to_go() -> None:
+    """Without it the others are nothing."""
+    block = torch.zeros(1, 2, BLOCK, 1, 4)
+    kept, names = Prefixes(3 * block.nbytes), [b"a", b"b", b"c"]
+    kept.put(names, torch.cat([block] * 3, dim=2), 0)
+    assert len(kept.find(names)) == 3
+    kept.put([b"other"], block, 0)
+    assert len(kept.find(names)) == 2
 
 
 def test_an_adapter_never_answers_out_of_anothers_cache(bpe: Backbone) -> None:

@@ -198,6 +198,15 @@ class TestAdapters:
         np.testing.assert_allclose(after, LocalEngine(adapted).label_logits(PROMPTS, LABELS).logits_BK, atol=2e-3)
         assert float(np.abs(after - before).max()) > 0.5
 
+    def test_what_was_read_is_not_kept_on_the_disk(self, engine: Any, local: Backbone) -> None:
+        kept = {path.name for path in engine.path.iterdir()}
+        engine.load_adapter("passing@1", lora(local, seed=5)[1], alpha=12)
+        [folder] = {path.name for path in engine.path.iterdir()} - kept
+        assert list((engine.path / folder).iterdir())
+        engine.unload_adapter("passing@1")
+        assert {path.name for path in engine.path.iterdir()} == kept
+        assert list((engine.path / "model").glob("*.safetensors")) == []
+
     def test_a_name_is_never_given_twice_nor_asked_for_unloaded(self, engine: Any, local: Backbone) -> None:
         _, weights = lora(local, seed=4)
         engine.load_adapter("three@1", weights, alpha=12)

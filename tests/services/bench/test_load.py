@@ -82,13 +82,14 @@ async def test_an_answer_in_pieces_is_one_answer() -> None:
     assert found.failed == 0
 
 
-async def test_what_is_no_200_failed() -> None:
+async def test_what_is_no_200_failed_and_is_no_throughput() -> None:
     async def refuse(writer: asyncio.StreamWriter) -> None:
         writer.write(FAILED)
 
     async with server(refuse) as port:
         found = await measured(port)
     assert found.failed == found.requests > 0
+    assert found.per_second == 0
 
 
 async def test_an_open_loop_sends_what_its_seed_says_however_slow_the_answers_are() -> None:

@@ -20,6 +20,10 @@ def canary(release: str, share: float = 0.1) -> Step:
     return state.canary(Canary(release=release, share=share, experiment=release), AT)
 
 
+def back(now: Decided) -> Decided:
+    return state.back(AT, "watch", "faults", now.live)(now)
+
+
 def after(*steps: Step) -> Decided:
     now = Decided()
     for step in steps:
@@ -32,7 +36,7 @@ steps = st.one_of(
     st.builds(lambda release: state.live(release, AT), releases),
     st.builds(canary, releases, st.sampled_from([0.1, 0.5])),
     st.builds(lambda release: state.shadow(release, AT), releases),
-    st.just(state.back(AT, "operator", "")),
+    st.just(back),
     st.just(state.without_canary(AT)),
     st.just(state.without_shadow(AT)),
 )
@@ -59,13 +63,13 @@ def test_no_release_has_two_roles_among_those_that_answer(taken: list[Step]) -> 
 def test_there_and_back() -> None:
     now = after(state.live("r1", AT), state.live("r2", AT))
     assert (now.live, now.previous) == ("r2", "r1")
-    now = state.back(AT, "watch", "faults")(now)
+    now = back(now)
     assert (now.live, now.previous) == ("r1", "r2")
     assert (now.history[-1].what, now.history[-1].by, now.history[-1].reason) == ("rollback", "watch", "faults")
 
 
 def test_the_way_back_from_the_first_release_is_what_the_services_started_with() -> None:
-    now = after(state.live("r1", AT), state.back(AT, "operator", ""))
+    now = after(state.live("r1", AT), back)
     assert (now.live, now.history[-1].release) == (STARTED, None)
 
 
@@ -82,7 +86,8 @@ def test_the_same_again_changes_nothing() -> None:
 @pytest.mark.parametrize(
     ("before", "step"),
     [
-        ([], state.back(AT, "operator", "")),
+        ([], back),
+        ([state.live("r1", AT), back], state.back(AT, "watch", "", "r1")),
         ([], state.without_canary(AT)),
         ([], state.without_shadow(AT)),
         ([state.live("r1", AT)], canary("r1")),
@@ -100,7 +105,7 @@ def test_a_release_is_new_for_a_while_unless_it_was_gone_back_to() -> None:
     now = after(state.live("r1", AT), state.live("r2", AT))
     assert now.is_new(AT + timedelta(seconds=599), 600)
     assert not now.is_new(AT + timedelta(seconds=600), 600)
-    assert not state.back(AT, "operator", "")(now).is_new(AT, 600)
+    assert not back(now).is_new(AT, 600)
     assert not Decided().is_new(AT, 600)
 
 

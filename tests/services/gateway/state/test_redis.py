@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis.crc import key_slot
@@ -71,6 +72,26 @@ async def test_of_an_erased_user_nothing_is_left(redis: RedisState, server: Redi
     }
     assert gone == len(before) - len(after)
     assert await stored(redis, Who("user", user)) == Stored(version=3, erased=True)
+
+
+async def test_a_session_that_is_named_while_its_user_is_erased_goes_as_well(
+    redis: RedisState, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the question which sessions there are and their end."""
+    await redis.append(T, [took("e1", "a", session_id="s1", user_id="u1")], NOW)
+    real, others = redis.connections.ask, redis_state(server)
+
+    async def ask(commands: Sequence[Command], patience: float = 1) -> list[Any]:
+        found = await real(commands, patience)
+        if commands[0][0] == "HINCRBY":
+            await others.append(T, [took("e2", "b", session_id="s9", user_id="u1")], NOW)
+        return found
+
+    monkeypatch.setattr(redis.connections, "ask", ask)
+    await redis.erase(T, "u1")
+    for session in ("s1", "s9"):
+        assert await stored(redis, Who("session", session)) == Stored()
+    await others.aclose()
 
 
 async def test_scripts_that_redis_forgot_are_sent_again_and_written_once(
