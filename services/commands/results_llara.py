@@ -54,9 +54,14 @@ def section(folder: Path) -> str:
         lines.append(
             f"`{report['ranker']['name']}`, {_form(report['ranker'])}: {config['layers'] or 'all'} layers; "
             f"HitRatio@1 on validation against prompts seen {curve}; {trained['train_seconds']:,.0f} s of training on "
-            f"{hardware['cores']} cores ({hardware['cpu']}, {hardware['gpu'] or 'no GPU'}).\n"
+            f"{hardware['cores']} cores ({hardware['cpu']}, {hardware['gpu'] or 'no GPU'}).{_note(report)}\n"
         )
     return "\n".join(lines)
+
+
+def _note(report: Mapping[str, Any]) -> str:
+    """What a person wrote into the file of a run that today's command does not give again."""
+    return f" {report['note']}" if "note" in report else ""
 
 
 def _sequential(made: Sequence[Mapping[str, Any]]) -> list[str]:

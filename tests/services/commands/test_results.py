@@ -131,6 +131,7 @@ def test_llaras_slates_stand_beside_the_papers_rows(tmp_path: Path) -> None:
             "hardware": {"cpu": "AMD EPYC", "cores": 2, "gpu": None},
         }
         if curriculum == "direct":
+            made |= {"note": "Of another version."}
             made |= {"rows": made["rows"] | {"blended": row}, "blend": {"weight": 0.3}}  # type: ignore[operator]
         (folder / f"{curriculum}.json").write_text(json.dumps(made))
     other = json.loads((folder / "direct.json").read_text())
